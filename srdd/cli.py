@@ -1,0 +1,601 @@
+"""The command line: ``srdd VERB``, one function per verb.
+
+Every verb returns a dictionary of results. It is shown as text, or as JSON
+with ``--json``. Bad input ends with exit code 2 and one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """examples:
+  srdd sample fashion --out grid.png          ten classes from the shipped model
+  srdd reconstruct fashion photos/ --out r.png
+  srdd train-tokenizer photos/ --out tok --size 32 --steps 2000
+  srdd train photos/ --tokenizer tok --out model --steps 5000
+  srdd sample model --classes cat,dog --count 4 --out cats.png
+"""
+
+
+def sample(args: argparse.Namespace) -> dict[str, Any]:
+    """Make a labelled grid of images from a trained model."""
+    from .figures import image_grid
+    from .pipeline import Pipeline
+    from .sampling import image_seeds
+
+    pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype(args))
+    pipe.sampling = sampling_options(pipe.sampling, args)
+    labels = None
+    if args.classes != "none":
+        every = args.classes == "all"
+        labels = range(len(pipe.classes)) if every else names(args.classes)
+        labels = [label for label in pipe.class_ids(labels) for _ in range(args.count)]
+    images = draw(pipe, labels, args)
+    out = Path(args.out or "samples.png")
+    captions = None
+    if labels is not None:
+        captions = [pipe.classes[i] if n % args.count == 0 else "" for n, i in
+                    enumerate(labels)]
+    grid = image_grid(images, columns=args.count, labels=captions, scale=args.zoom)
+    save_image(grid, out)
+    files = [str(out)]
+    if args.separate:
+        files += save_each(images, labels, Path(args.separate))
+    return {"model": args.model, "images": len(images), "files": files,
+            "seed": args.seed, "seeds": image_seeds(args.seed, len(images)),
+            "sampling": asdict(pipe.sampling)}
+
+
+def draw(pipe: Any, labels: list[int] | None, args: argparse.Namespace) -> Any:
+    """Images of the labels in batches, ``(b, c, H, W)``, with a progress bar."""
+    import torch
+    from tqdm.auto import tqdm
+
+    from .sampling import image_seeds
+    from .sampling import sample as run
+
+    count = args.count if labels is None else len(labels)
+    seeds = image_seeds(args.seed, count)
+    parts = []
+    for at in tqdm(range(0, count, args.batch), disable=quiet(args), leave=False):
+        part = slice(at, at + args.batch)
+        chosen = None if labels is None else labels[part]
+        made = run(pipe.transformer, pipe.tokenizer, chosen, config=pipe.sampling,
+                   seeds=seeds[part])
+        parts.append(made.images.float().cpu())
+    return torch.cat(parts)
+
+
+def reconstruct(args: argparse.Namespace) -> dict[str, Any]:
+    """Pass images through a tokenizer and show them beside the originals."""
+    import torch
+
+    from .data import open_images
+    from .figures import image_grid
+    from .tokenizer import Tokenizer, psnr
+
+    tokenizer = Tokenizer.from_pretrained(args.model, device=args.device)
+    channels, side, _ = tokenizer.image_shape
+    images = open_images(args.images, side=side, channels=channels)
+    count = min(args.count, len(images))
+    real, _ = images.batch(range(count))
+    with torch.no_grad():
+        fake = tokenizer.reconstruct(real.to(args.device)).cpu()
+    out = Path(args.out or "reconstruction.png")
+    rows = torch.stack((real, fake), dim=1).flatten(0, 1)
+    save_image(image_grid(rows, columns=2, scale=args.zoom), out)
+    each = psnr(fake, real)
+    return {"images": count, "files": [str(out)],
+            "psnr_db": round(each.mean().item(), 2),
+            "psnr_worst_db": round(each.min().item(), 2)}
+
+
+def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
+    """Train a tokenizer on images; it is saved as a folder."""
+    from .data import loader, open_images
+    from .tokenizer import FeatureLoss, PatchDiscriminator, Tokenizer, TokenizerTask
+    from .training import fit
+
+    given = read_config(args.config)
+    config = train_config(args, given, steps=4000, batch=64, lr=1.5e-3,
+                          weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.998)
+    shape, start = tokenizer_start(args, given.get("tokenizer", {}))
+    images = open_images(args.data, side=shape.image_side,
+                         channels=shape.image_channels, on_error=args.on_error)
+    set_seed(args.seed)
+    tokenizer = (start or Tokenizer(shape)).to(args.device)
+    perceptual = None
+    if args.perceptual:
+        from .metrics import Judge
+
+        judge = Judge.from_pretrained(args.perceptual, device=args.device)
+        perceptual = FeatureLoss(judge.requires_grad_(False).stages)
+    discriminator = None
+    if args.adversarial:
+        discriminator = PatchDiscriminator(shape.image_channels).to(args.device)
+    task = TokenizerTask(
+        channels_last(tokenizer),
+        lambda at: loader(images, config.batch, config.seed, start_step=at,
+                          workers=config.workers, augment=config.augment),
+        seed=config.seed, restart_until=config.steps * 3 // 4,
+        perceptual=perceptual, perceptual_weight=args.perceptual_weight,
+        discriminator=discriminator, adversarial_weight=args.adversarial_weight,
+        adversarial_start=config.steps // 3,
+    )
+    out = Path(args.out or "tokenizer")
+    trained = fit(task, config, out, resume=args.resume, progress=not quiet(args),
+                  on_save=lambda step, model: save_grid(
+                      out / "progress" / f"step-{step:06d}.png", model, images))
+    trained.save_pretrained(out, data=images.name, command=command(),
+                            training=asdict(config))
+    return {"out": str(out), "images": len(images), "steps": config.steps}
+
+
+def tokenize(args: argparse.Namespace) -> dict[str, Any]:
+    """Encode all images once and keep the tokens in a file."""
+    from .data import save_tokens
+
+    tokenizer, images, tokens = token_set(args)
+    out = Path(args.out or "tokens.safetensors")
+    save_tokens(out, tokens)
+    return {"out": str(out), "images": len(tokens),
+            "tokens_per_image": tokenizer.schedule.length}
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    """Train a transformer on the tokens of images; saves a whole model."""
+    from .pipeline import Pipeline
+    from .training import TransformerTask, fit, scale_cross_entropy
+    from .transformer import ScaleTransformer
+
+    given = read_config(args.config)
+    config = train_config(args, given, steps=3000, batch=128, lr=2e-3)
+    tokenizer, images, tokens = token_set(args)
+    model = transformer_start(args, given.get("transformer", {}), tokenizer, images)
+    task = TransformerTask(model.to(args.device), tokenizer, tokens, config)
+    out = Path(args.out or "model")
+    work = out.with_name(out.name + "-training")
+
+    def save(step: int, averaged: Any) -> None:
+        pipe = Pipeline(tokenizer, averaged, classes=images.classes)
+        save_samples(work / "progress" / f"step-{step:06d}.png", pipe)
+
+    trained = fit(task, config, work, resume=args.resume, progress=not quiet(args),
+                  on_save=save)
+    pipe = Pipeline(tokenizer, trained, classes=images.classes)
+    pipe.save_pretrained(out, data=images.name, command=command(),
+                         training=asdict(config))
+    losses = scale_cross_entropy(trained, tokenizer, tokens)
+    return {"out": str(out), "images": len(images), "steps": config.steps,
+            "cross_entropy_per_scale": [round(x, 4) for x in losses.tolist()]}
+
+
+def info(args: argparse.Namespace) -> dict[str, Any]:
+    """What a model folder holds: sizes, schedule, classes, facts."""
+    from .files import read_json, resolve_model
+    from .pipeline import Pipeline
+
+    folder = resolve_model(args.model)
+    pipe = Pipeline.from_pretrained(args.model)
+    facts = read_json(folder / "manifest.json")
+    facts.pop("files", None)
+    schedule = pipe.tokenizer.schedule
+    return {
+        "model": args.model,
+        "tokenizer_parameters": parameters(pipe.tokenizer),
+        "transformer_parameters": parameters(pipe.transformer),
+        "image_shape": list(pipe.tokenizer.image_shape),
+        "mask": pipe.transformer.config.mask,
+        "sides": list(schedule.sides),
+        "tokens_per_image": schedule.length,
+        "cache_bytes_per_image": cache_bytes(pipe.transformer.config),
+        "manifest": facts,
+    }
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure samples of a model against images, with yardsticks."""
+    from .experiments import evaluate_model
+
+    return evaluate_model(args.model, data=args.data, root=args.root,
+                          count=args.count, seed=args.seed, device=args.device,
+                          progress=not quiet(args))
+
+
+def bench(args: argparse.Namespace) -> dict[str, Any]:
+    """Time alternatives side by side in one run."""
+    from .fast import run_suite
+
+    return run_suite(args.suite, repeats=args.repeats, out=args.out)
+
+
+def experiment(args: argparse.Namespace) -> dict[str, Any]:
+    """Run a named experiment and write its record to results/."""
+    from .experiments import run
+
+    if args.name == "list":
+        from .experiments import EXPERIMENTS
+
+        return {name: row.claim for name, row in EXPERIMENTS.items()}
+    return run(args.name, root=args.root, seed=args.seed, device=args.device,
+               out=args.out, progress=not quiet(args))
+
+
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    """Fill the marked tables of README.md from results/."""
+    from .records import fill_markers
+
+    path = Path(args.out or "README.md")
+    return {"file": str(path), "tables": fill_markers(path)}
+
+
+def dtype(args: argparse.Namespace) -> Any:
+    """The torch type that ``--dtype`` names."""
+    import torch
+
+    return getattr(torch, args.dtype)
+
+
+def quiet(args: argparse.Namespace) -> bool:
+    """No progress bars for machines."""
+    return args.json or not sys.stderr.isatty()
+
+
+def set_seed(seed: int) -> None:
+    """Starting weights are a function of the seed."""
+    import torch
+
+    torch.manual_seed(seed)
+
+
+def channels_last(model: Any) -> Any:
+    """Convolutions on CPUs are several times faster in this layout."""
+    import torch
+
+    return model.to(memory_format=torch.channels_last)
+
+
+def command() -> str:
+    """The command line of this run, without folders."""
+    from .records import command_line
+
+    return command_line()
+
+
+def names(text: str) -> list[int | str]:
+    """A comma-separated list of class ids and names."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return [int(part) if part.lstrip("-").isdigit() else part for part in parts]
+
+
+def read_config(path: str | None) -> dict[str, Any]:
+    """The JSON file of ``--config``: objects "tokenizer", "transformer", "train"."""
+    if path is None:
+        return {}
+    from .files import read_json
+
+    given = read_json(Path(path))
+    unknown = set(given) - {"tokenizer", "transformer", "train"}
+    if unknown:
+        raise ValueError(
+            f"--config {path} has {sorted(unknown)}, want objects named tokenizer, "
+            "transformer or train"
+        )
+    return given
+
+
+def train_config(args: argparse.Namespace, given: dict[str, Any], **defaults: Any) -> Any:
+    """Training settings: defaults, then ``--config``, then the options."""
+    from .training import TrainConfig
+
+    known = {field.name for field in fields(TrainConfig)}
+    file = given.get("train", {})
+    unknown = set(file) - known
+    if unknown:
+        raise ValueError(f"--config train has {sorted(unknown)}, want some of "
+                         f"{', '.join(sorted(known))}")
+    options = {name: getattr(args, name, None) for name in known}
+    chosen = {name: value for name, value in options.items() if value is not None}
+    merged = defaults | file | chosen
+    for name in ("betas", "scale_share"):
+        if isinstance(merged.get(name), list):
+            merged[name] = tuple(merged[name])
+    return TrainConfig(**merged)
+
+
+def schedule_for(side: int) -> Any:
+    """The published sides below a map side, and the side itself."""
+    from .scales import VAR_256, ScaleSchedule
+
+    below = [s for s in VAR_256.sides if s < side]
+    if side <= 8:
+        below = [s for s in below if s != 5]
+    return ScaleSchedule((*below, side))
+
+
+def tokenizer_start(args: argparse.Namespace, given: dict[str, Any]) -> tuple[Any, Any]:
+    """Config of the tokenizer to train, and the one to start from, if any."""
+    from .files import config_from_dict
+    from .tokenizer import Tokenizer, TokenizerConfig
+
+    if args.init:
+        start = Tokenizer.from_pretrained(args.init, device=args.device).train()
+        return start.config, start
+    levels = 3 if args.size <= 64 else 4 if args.size <= 128 else 5
+    factor = 2 ** (levels - 1)
+    if args.size % factor or args.size < 8 * factor // 4:
+        raise ValueError(f"--size must be a multiple of {factor}, got {args.size}")
+    fields_ = {
+        "image_channels": args.channels, "base": 16,
+        "multipliers": [1, 2, 4, 4, 4][:levels], "blocks": 1, "attention_levels": [],
+        "norm_groups": 8, "code_width": 16, "vocab": args.vocab,
+        "schedule": {"sides": list(schedule_for(args.size // factor).sides)},
+    }
+    return config_from_dict(TokenizerConfig, fields_ | given), None
+
+
+def token_set(args: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Tokenizer, images and their tokens, from the cache if there is one."""
+    from .data import load_tokens, open_images
+    from .tokenizer import Tokenizer
+    from .training import encode_images
+
+    tokenizer = channels_last(
+        Tokenizer.from_pretrained(args.tokenizer, device=args.device)
+    )
+    channels, side, _ = tokenizer.image_shape
+    images = open_images(args.data, side=side, channels=channels, root=args.root,
+                         on_error=args.on_error)
+    cached = getattr(args, "tokens", None)
+    if cached and Path(cached).exists():
+        return tokenizer, images, load_tokens(cached)
+    tokens = encode_images(tokenizer, images, flips=args.flips,
+                           progress=not quiet(args))
+    return tokenizer, images, tokens
+
+
+def transformer_start(
+    args: argparse.Namespace, given: dict[str, Any], tokenizer: Any, images: Any
+) -> Any:
+    """The transformer to train: new, or ``--init``."""
+    from .files import config_from_dict
+    from .transformer import ScaleTransformer, TransformerConfig
+
+    if args.init:
+        model = ScaleTransformer.from_pretrained(args.init, device=args.device)
+        model.config = replace(model.config, mask=args.mask or model.config.mask)
+        return model.train()
+    mine = tokenizer.config
+    fields_ = {"depth": args.depth, "width": args.width, "heads": args.heads,
+               "mask": args.mask or "markov", "classes": len(images.classes)} | given
+    config = config_from_dict(TransformerConfig, fields_ | {"schedule": {"sides": [1]}})
+    set_seed(args.seed)
+    return ScaleTransformer(
+        replace(config, schedule=mine.schedule, vocab=mine.vocab,
+                code_width=mine.code_width)
+    )
+
+
+def sampling_options(base: Any, args: argparse.Namespace) -> Any:
+    """The model's own sampling with the options that were given."""
+    options = {field.name: getattr(args, field.name, None) for field in fields(base)}
+    return replace(base, **{k: v for k, v in options.items() if v is not None})
+
+
+def parameters(module: Any) -> int:
+    """Number of trained numbers."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def cache_bytes(config: Any) -> int:
+    """Bytes of keys and values a float32 sampling call keeps per image."""
+    if config.mask == "markov":
+        return 0
+    return 2 * 4 * config.depth * config.width * config.schedule.length
+
+
+def save_image(image: Any, out: Path) -> None:
+    """Write a picture, making its folder."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    image.save(out)
+
+
+def save_each(images: Any, labels: list[int] | None, folder: Path) -> list[str]:
+    """Write every image as its own file."""
+    from .figures import to_pil
+
+    paths = []
+    for n, image in enumerate(images):
+        tag = "" if labels is None else f"-class{labels[n]}"
+        paths.append(folder / f"{n:05d}{tag}.png")
+        save_image(to_pil(image), paths[-1])
+    return [str(path) for path in paths]
+
+
+def save_grid(path: Path, tokenizer: Any, images: Any) -> None:
+    """Real images and their reconstructions, while training."""
+    import torch
+
+    from .figures import image_grid
+
+    real, _ = images.batch(range(min(8, len(images))))
+    device = next(tokenizer.parameters()).device
+    with torch.no_grad():
+        fake = tokenizer.reconstruct(real.to(device)).cpu()
+    save_image(image_grid(torch.cat((real, fake)), columns=len(real)), path)
+
+
+def save_samples(path: Path, pipe: Any) -> None:
+    """A few samples per class, while training."""
+    import torch
+
+    from .figures import image_grid
+
+    labels = list(range(min(10, len(pipe.classes)))) * 2
+    generator = torch.Generator().manual_seed(0)
+    images = pipe(labels, generator=generator, output_type="pt").images
+    save_image(image_grid(images, columns=len(labels) // 2), path)
+
+
+def common() -> argparse.ArgumentParser:
+    """Options that every verb takes."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("every verb")
+    group.add_argument("--seed", type=int, default=0, help="of all randomness (0)")
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (cpu)")
+    group.add_argument("--dtype", default=None,
+                       choices=("float32", "bfloat16", "float16"),
+                       help="number format of the networks (float32)")
+    group.add_argument("--out", default=None, help="where the result goes")
+    group.add_argument("--json", action="store_true", help="print JSON")
+    group.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def training_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the two training verbs."""
+    parser.add_argument("data", help="folder (one sub-folder per class) or "
+                        "fashion, fashion-slice, shapes")
+    parser.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")
+    parser.add_argument("--config", default=None, metavar="FILE.json",
+                        help='objects "tokenizer", "transformer", "train"')
+    parser.add_argument("--resume", default="auto", metavar="auto|PATH|never",
+                        help="go on from the newest saved state (auto)")
+    parser.add_argument("--init", default=None, metavar="MODEL",
+                        help="start from a trained model (fine-tune)")
+    parser.add_argument("--on-error", default="raise", choices=("raise", "skip"),
+                        help="what to do with unreadable images (raise)")
+    parser.add_argument("--steps", type=int, help="optimizer steps")
+    parser.add_argument("--batch", type=int, help="images per step")
+    parser.add_argument("--lr", type=float, help="peak learning rate")
+    parser.add_argument("--workers", type=int, help="image-loading processes")
+    parser.add_argument("--save-every", type=int, help="steps between saved states")
+    parser.add_argument("--augment", action="store_const", const=True,
+                        help="random crops and flips")
+
+
+def token_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the verbs that need tokens."""
+    parser.add_argument("--tokenizer", required=True, help="folder or shipped name")
+    parser.add_argument("--flips", action="store_true", help="add mirrored images")
+
+
+def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """``srdd sample``."""
+    p = verb(verbs, shared, "sample", sample)
+    p.add_argument("model", help='folder, shipped name ("fashion") or hub id')
+    p.add_argument("--classes", default="all", help="all, none, or ids and names: 0,Bag")
+    p.add_argument("--count", type=int, default=8, help="images per class (8)")
+    p.add_argument("--batch", type=int, default=64, help="images at a time (64)")
+    p.add_argument("--zoom", type=int, default=2, help="pixels per pixel (2)")
+    p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
+    p.add_argument("--guidance", type=float, help="weight w; 1 is none")
+    p.add_argument("--guidance-rule", choices=("constant", "linear", "interval"))
+    p.add_argument("--top-k", type=int, help="most likely codes kept; 0 all")
+    p.add_argument("--top-p", type=float, help="probability kept; 1 all")
+    p.add_argument("--temperature", type=float, help="divides the logits")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    from . import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="srdd", epilog=EXAMPLES,
+        description="Next-scale image generation with a Markovian transformer.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    shared = common()
+    add_sample(verbs, shared)
+    p = verb(verbs, shared, "reconstruct", reconstruct)
+    p.add_argument("model", help="tokenizer or model")
+    p.add_argument("images", help="folder, or fashion-slice")
+    p.add_argument("--count", type=int, default=16, help="images shown (16)")
+    p.add_argument("--zoom", type=int, default=2, help="pixels per pixel (2)")
+    p = verb(verbs, shared, "train-tokenizer", train_tokenizer)
+    training_options(p)
+    p.add_argument("--size", type=int, default=32, help="pixels per side (32)")
+    p.add_argument("--channels", type=int, default=3, help="3 colour, 1 grey (3)")
+    p.add_argument("--vocab", type=int, default=512, help="codes (512)")
+    p.add_argument("--perceptual", metavar="JUDGE", help="classifier for a feature loss")
+    p.add_argument("--perceptual-weight", type=float, default=0.7)
+    p.add_argument("--adversarial", action="store_true", help="add a patch critic")
+    p.add_argument("--adversarial-weight", type=float, default=0.1)
+    p = verb(verbs, shared, "tokenize", tokenize)
+    p.add_argument("data")
+    p.add_argument("--root", default=None)
+    p.add_argument("--on-error", default="raise", choices=("raise", "skip"))
+    token_options(p)
+    p = verb(verbs, shared, "train", train)
+    training_options(p)
+    token_options(p)
+    p.add_argument("--tokens", default=None, help="token file made by tokenize")
+    p.add_argument("--mask", choices=("markov", "causal", "band"))
+    p.add_argument("--depth", type=int, default=4)
+    p.add_argument("--width", type=int, default=128)
+    p.add_argument("--heads", type=int, default=4)
+    p.add_argument("--label-drop", type=float, help="share of labels hidden (0.1)")
+    p = verb(verbs, shared, "info", info)
+    p.add_argument("model")
+    p = verb(verbs, shared, "eval", evaluate)
+    p.add_argument("model")
+    p.add_argument("--data", default="fashion-test", help="images to compare with")
+    p.add_argument("--root", default=None)
+    p.add_argument("--count", type=int, default=10_000, help="samples (10000)")
+    p = verb(verbs, shared, "bench", bench)
+    p.add_argument("--suite", default="fashion")
+    p.add_argument("--repeats", type=int, default=20)
+    p = verb(verbs, shared, "experiment", experiment)
+    p.add_argument("name", help='a name, or "list"')
+    p.add_argument("--root", default=None)
+    verb(verbs, shared, "report", report)
+    return parser
+
+
+def verb(
+    verbs: Any, shared: argparse.ArgumentParser, name: str, run: Any
+) -> argparse.ArgumentParser:
+    """A sub-command whose help is the docstring of its function."""
+    text = run.__doc__.strip()
+    parser = verbs.add_parser(name, parents=[shared], help=text, description=text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    """Print a result as JSON or as lines."""
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
+        return
+    for key, value in result.items():
+        if key != "seeds":
+            sys.stdout.write(f"{key}: {value}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    if args.dtype is None and args.verb not in ("train", "train-tokenizer"):
+        args.dtype = "float32"
+    try:
+        show(args.run(args), args.json)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        if args.debug:
+            raise
+        text = " ".join(str(error).split())
+        sys.stderr.write(f"srdd {args.verb}: error: {text}\n")
+        return 2
+    except KeyboardInterrupt as stop:
+        if args.debug:
+            raise
+        sys.stderr.write(f"srdd {args.verb}: {stop or 'stopped'}\n")
+        return 130
+    return 0

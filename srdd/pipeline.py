@@ -1,0 +1,287 @@
+"""Tokenizer and transformer as one object: class names in, pictures out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .figures import to_pil
+from .files import read_json, replace_folder, resolve_model, write_manifest
+from .quantization import Step
+from .sampling import SampleConfig, check_pair, image_seeds, sample
+from .tokenizer import Tokenizer
+from .transformer import ScaleTransformer
+
+STEP_TENSORS = ("tokens", "f_hat")
+OUTPUT_TYPES = ("pil", "pt", "np")
+
+
+@dataclass(frozen=True)
+class PipelineOutput:
+    """What a pipeline made."""
+
+    images: Any
+    """PIL images, or a tensor ``(b, c, H, W)`` in [-1, 1], or an array
+    ``(b, H, W, c)`` in [0, 1]."""
+    labels: list[int] | None
+    """Class id of each image; None without classes."""
+    tokens: list[Tensor]
+    """``(b, s_k^2)`` int64 per scale."""
+
+
+class Pipeline:
+    """A trained model ready to sample.
+
+    Args:
+        tokenizer: images to tokens and back.
+        transformer: predicts the tokens; same schedule and vocabulary.
+        classes: class names, in the order of the ids.
+        sampling: how to sample unless a call says otherwise.
+    Raises:
+        ValueError: the two networks do not fit, or the number of names is
+            not the number of classes.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        transformer: ScaleTransformer,
+        *,
+        classes: Sequence[str] = (),
+        sampling: SampleConfig | None = None,
+    ) -> None:
+        self.tokenizer, self.transformer = tokenizer.eval(), transformer.eval()
+        self.sampling = sampling or SampleConfig()
+        check_pair(transformer, tokenizer, self.sampling)
+        count = transformer.config.classes
+        self.classes = tuple(classes) or tuple(str(i) for i in range(count))
+        if len(self.classes) != count:
+            raise ValueError(f"classes has {len(self.classes)} names, want {count}")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Pipeline:
+        """Load a model folder, a shipped model ("fashion") or a hub id.
+
+        Raises:
+            FileNotFoundError: nothing of that name, with what was looked for.
+            CheckpointError: a file is damaged, missing or of another shape.
+        """
+        folder = resolve_model(str(name))
+        facts = read_json(folder / "manifest.json")
+        return cls(
+            Tokenizer.from_pretrained(folder, device=device, dtype=dtype),
+            ScaleTransformer.from_pretrained(folder, device=device, dtype=dtype),
+            classes=facts.get("classes", ()),
+            sampling=sampling_from(facts.get("sampling", {})),
+        )
+
+    def save_pretrained(
+        self, folder: str | Path, *, dtype: torch.dtype | None = None, **facts: Any
+    ) -> Path:
+        """Write the model folder that `from_pretrained` reads, in one move.
+
+        Args:
+            folder: replaced as a whole if it exists.
+            dtype: of the saved weights; None keeps them as they are.
+            facts: more entries of the manifest, for example the data and its
+                licence.
+        """
+        final = Path(folder)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=final.parent, prefix=f".{final.name}-"
+        ) as scratch:
+            fresh = Path(scratch) / final.name
+            fresh.mkdir()
+            self.tokenizer.save_pretrained(fresh / "tokenizer", dtype=dtype)
+            self.transformer.save_pretrained(fresh / "transformer", dtype=dtype)
+            known = {"classes": list(self.classes), "sampling": asdict(self.sampling)}
+            write_manifest(fresh, **(known | facts))
+            replace_folder(fresh, final)
+        return final
+
+    def to(self, device: str | torch.device) -> Pipeline:
+        """Move both networks; returns the pipeline itself."""
+        self.tokenizer.to(device)
+        self.transformer.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.transformer.parameters()).device
+
+    def class_ids(self, class_labels: Any) -> list[int]:
+        """Ids of classes given by id or name, one or several.
+
+        Raises:
+            ValueError: an unknown name or id, with the known ones.
+        """
+        if isinstance(class_labels, Tensor):
+            class_labels = class_labels.flatten().tolist()
+        one = isinstance(class_labels, (int, str))
+        ids = []
+        for label in [class_labels] if one else class_labels:
+            known = {name.lower(): i for i, name in enumerate(self.classes)}
+            index = known.get(label.lower(), -1) if isinstance(label, str) else label
+            if not isinstance(index, int) or not 0 <= index < len(self.classes):
+                raise ValueError(
+                    f"class_labels has {label!r}, want an id in "
+                    f"0..{len(self.classes) - 1} or one of {', '.join(self.classes)}"
+                )
+            ids.append(index)
+        return ids
+
+    def __call__(
+        self,
+        class_labels: Any = None,
+        guidance_scale: float | None = None,
+        *,
+        num_images_per_label: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        batch_size: int = 64,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = STEP_TENSORS,
+        **sampling: Any,
+    ) -> PipelineOutput:
+        """Make images.
+
+        Args:
+            class_labels: ids or names, one or several; None is unconditional.
+            guidance_scale: weight w of classifier-free guidance; 1 is none.
+            num_images_per_label: images for each label (or in all, without).
+            generator: one for the call or one per image. Only its initial
+                seed is read, so the same generator always gives the same
+                images, whatever the batch size.
+            output_type: "pil", "pt" or "np".
+            batch_size: images per pass through the networks.
+            callback_on_step_end: ``f(pipeline, k, scales_left, tensors)``,
+                called after each scale; what it returns is not used.
+            callback_on_step_end_tensor_inputs: which tensors it gets.
+            sampling: other fields of `SampleConfig`.
+        Returns:
+            Images with their labels and tokens.
+        Raises:
+            ValueError: a bad argument, named with what was wanted.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(
+                f"output_type must be one of {OUTPUT_TYPES}, got {output_type!r}"
+            )
+        if batch_size < 1 or num_images_per_label < 1:
+            raise ValueError(
+                "batch_size and num_images_per_label must be at least 1, got "
+                f"{batch_size} and {num_images_per_label}"
+            )
+        config = self.config_with(guidance_scale, sampling)
+        ids = None
+        count = num_images_per_label
+        if class_labels is not None:
+            each = self.class_ids(class_labels)
+            ids = [label for label in each for _ in range(num_images_per_label)]
+            count = len(ids)
+        seeds = seeds_of(generator, count)
+        hook = self.step_hook(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        parts = [
+            sample(
+                self.transformer,
+                self.tokenizer,
+                None if ids is None else ids[at : at + batch_size],
+                config=config,
+                seeds=seeds[at : at + batch_size],
+                callback=hook,
+            )
+            for at in range(0, count, batch_size)
+        ]
+        images = torch.cat([part.images for part in parts])
+        tokens = [
+            torch.cat(scale) for scale in zip(*(p.tokens for p in parts), strict=True)
+        ]
+        return PipelineOutput(convert(images, output_type), ids, tokens)
+
+    def config_with(
+        self, guidance_scale: float | None, sampling: dict[str, Any]
+    ) -> SampleConfig:
+        """The pipeline's sampling, with what a call changes."""
+        unknown = set(sampling) - set(asdict(self.sampling))
+        if unknown:
+            raise ValueError(
+                f"unknown arguments {sorted(unknown)}; sampling takes "
+                f"{', '.join(asdict(self.sampling))}"
+            )
+        if guidance_scale is not None:
+            sampling = {"guidance": guidance_scale} | sampling
+        return replace(self.sampling, **sampling)
+
+    def step_hook(
+        self, callback: Callable[..., Any] | None, names: Sequence[str]
+    ) -> Callable[[Step], None] | None:
+        """The sampler's callback for a pipeline callback."""
+        unknown = set(names) - set(STEP_TENSORS)
+        if unknown:
+            raise ValueError(
+                "callback_on_step_end_tensor_inputs has "
+                f"{sorted(unknown)}, want some of {STEP_TENSORS}"
+            )
+        if callback is None:
+            return None
+        scales = len(self.transformer.config.schedule)
+
+        def hook(step: Step) -> None:
+            tensors = {name: getattr(step, name) for name in names}
+            callback(self, step.k, scales - 1 - step.k, tensors)
+
+        return hook
+
+
+def sampling_from(facts: dict[str, Any]) -> SampleConfig:
+    """A `SampleConfig` from its JSON form."""
+    fields = dict(facts)
+    if "interval" in fields:
+        fields["interval"] = tuple(fields["interval"])
+    return SampleConfig(**fields)
+
+
+def seeds_of(
+    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
+) -> list[int]:
+    """One seed per image from one generator, one per image, or chance.
+
+    Raises:
+        ValueError: a list of generators of another length.
+    """
+    if generator is None:
+        return image_seeds(int(torch.randint(2**62, ())), count)
+    if isinstance(generator, torch.Generator):
+        return image_seeds(generator.initial_seed(), count)
+    if len(generator) != count:
+        raise ValueError(
+            f"generator has {len(generator)} entries for {count} images; "
+            "pass one per image, or a single one"
+        )
+    return [image_seeds(g.initial_seed(), 1)[0] for g in generator]
+
+
+def convert(images: Tensor, output_type: str) -> Any:
+    """Images ``(b, c, H, W)`` in [-1, 1] as tensor, array or PIL images."""
+    images = images.float().cpu()
+    if output_type == "pt":
+        return images
+    if output_type == "np":
+        return ((images + 1) / 2).permute(0, 2, 3, 1).numpy()
+    pictures: list[Image.Image] = [to_pil(image) for image in images]
+    return pictures

@@ -1,0 +1,147 @@
+"""The book as a whole: its table of contents, its numbers, its two commands."""
+
+import importlib
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+REGION = re.compile(r"<!-- results:([\w-]+) -->(.*?)<!-- /results -->", re.DOTALL)
+HOMES = "work|root|tmp|home|Users"
+MACHINE = re.compile(rf"(?<![\w.}}$~/-])/(?:{HOMES})/[\w.-]+")
+HOSTS = re.compile(r"pypi\.org|files\.pythonhosted|registry\.(?:npmjs|yarnpkg)")
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def toc_pages() -> list[str]:
+    toc = yaml.safe_load(read(ROOT / "_toc.yml"))
+    parts = [chapter["file"] for p in toc["parts"] for chapter in p["chapters"]]
+    return [toc["root"], *parts]
+
+
+def source_of(page: str) -> Path | None:
+    paths = [ROOT / f"{page}{suffix}" for suffix in (".ipynb", ".md")]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def tracked() -> list[Path]:
+    """The text files of the repository."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in done.stdout.split("\0") if name]
+    return [p for p in files if p.is_file() and b"\0" not in p.read_bytes()]
+
+
+def prose(path: Path) -> str:
+    """The text of a page: a Markdown file, or the Markdown cells of a notebook."""
+    if path.suffix == ".md":
+        return read(path)
+    cells = json.loads(read(path))["cells"]
+    texts = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+    return "\n\n".join(texts)
+
+
+def regions() -> list[tuple[str, str, str]]:
+    """(page, record, text) of each region that holds numbers of a record."""
+    pages = [p for p in map(source_of, toc_pages()) if p]
+    found = []
+    for path in [ROOT / "README.md", *pages]:
+        matches = REGION.findall(prose(path))
+        found += [(path.name, name, text.strip()) for name, text in matches]
+    return found
+
+
+def command_of(name: str) -> str:
+    """The command that README gives after ``<!-- ci:NAME -->``."""
+    pattern = rf"<!-- ci:{name} -->\s*```(?:bash|sh)\n(.*?)\n```"
+    (command,) = re.findall(pattern, read(ROOT / "README.md"), re.DOTALL)
+    return command
+
+
+def test_every_page_of_the_table_of_contents_exists_once():
+    pages = toc_pages()
+    assert len(set(pages)) == len(pages)
+    assert not [page for page in pages if source_of(page) is None]
+
+
+def test_every_notebook_and_page_is_in_the_table_of_contents():
+    files = [*ROOT.glob("nbs/**/*.ipynb"), *ROOT.glob("nbs/**/*.md")]
+    names = {p.relative_to(ROOT).with_suffix("").as_posix() for p in files}
+    hidden = {n for n in names if "/." in n or "/assets/" in n}
+    assert names - hidden == set(toc_pages())
+
+
+def test_every_module_has_its_place_on_the_api_page():
+    written = re.findall(r"automodule:: srdd\.(\w+)", read(ROOT / "nbs" / "api.md"))
+    modules = {p.stem for p in (ROOT / "srdd").glob("*.py")}
+    assert len(set(written)) == len(written)
+    assert set(written) == {name for name in modules if not name.startswith("_")}
+
+
+def test_numbers_on_pages_are_those_of_the_records():
+    records = importlib.import_module("srdd.records")
+    for page, name, text in regions():
+        if not (RESULTS / f"{name}.json").is_file():
+            assert not re.search(r"\d", text), f"{page}: numbers without results/{name}"
+        else:
+            assert text == records.render(name).strip(), f"{page}: run `srdd report`"
+
+
+def test_records_are_complete():
+    needed = {"name", "claim", "command", "commit", "date", "device", "versions"}
+    needed |= {"seeds", "wall_seconds", "values", "tier"}
+    for path in sorted(RESULTS.glob("*.json")):
+        record = json.loads(read(path))
+        assert needed <= record.keys(), path.name
+        assert record["name"] == path.stem
+        assert record["tier"].split()[0] in {"toy", "tiny", "full"}, path.name
+
+
+def test_readme_is_short_and_its_pictures_exist():
+    text = read(ROOT / "README.md")
+    assert len(text.splitlines()) < 120
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert pictures
+    links = re.findall(r"(?<!!)\[[^\]]+\]\((?!https?:)([^)#]+)\)", text)
+    assert not [path for path in pictures + links if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("name", ["generate", "test"])
+def test_readme_gives_each_command_as_one_line(name):
+    command = command_of(name)
+    assert "\n" not in command
+    assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -e ")
+
+
+def test_readme_example_runs(tmp_path, monkeypatch):
+    (example,) = re.findall(r"```python\n(.*?)```", read(ROOT / "README.md"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_no_file_names_a_machine_or_a_registry():
+    for path in tracked():
+        if path != Path(__file__):
+            text = read(path)
+            found = MACHINE.findall(text) + HOSTS.findall(text)
+            assert not found, f"{path.name}: {found}"
+
+
+@pytest.mark.parametrize("text", ["cd /work/main", "'/root/x'", "(/home/ann/data)"])
+def test_machine_paths_are_recognised(text):
+    assert MACHINE.search(text)
+
+
+@pytest.mark.parametrize("text", ["nbs/work/x", "$HOME/tmp/x", "a/root/b", "../tmp/x"])
+def test_other_paths_are_not(text):
+    assert not MACHINE.search(text)
