@@ -40,16 +40,22 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     out = Path(args.out or "samples.png")
     captions = None
     if labels is not None:
-        captions = [pipe.classes[i] if n % args.count == 0 else "" for n, i in
-                    enumerate(labels)]
+        captions = [
+            pipe.classes[i] if n % args.count == 0 else "" for n, i in enumerate(labels)
+        ]
     grid = image_grid(images, columns=args.count, labels=captions, scale=args.zoom)
     save_image(grid, out)
     files = [str(out)]
     if args.separate:
         files += save_each(images, labels, Path(args.separate))
-    return {"model": args.model, "images": len(images), "files": files,
-            "seed": args.seed, "seeds": image_seeds(args.seed, len(images)),
-            "sampling": asdict(pipe.sampling)}
+    return {
+        "model": args.model,
+        "images": len(images),
+        "files": files,
+        "seed": args.seed,
+        "seeds": image_seeds(args.seed, len(images)),
+        "sampling": asdict(pipe.sampling),
+    }
 
 
 def draw(pipe: Any, labels: list[int] | None, args: argparse.Namespace) -> Any:
@@ -66,8 +72,13 @@ def draw(pipe: Any, labels: list[int] | None, args: argparse.Namespace) -> Any:
     for at in tqdm(range(0, count, args.batch), disable=quiet(args), leave=False):
         part = slice(at, at + args.batch)
         chosen = None if labels is None else labels[part]
-        made = run(pipe.transformer, pipe.tokenizer, chosen, config=pipe.sampling,
-                   seeds=seeds[part])
+        made = run(
+            pipe.transformer,
+            pipe.tokenizer,
+            chosen,
+            config=pipe.sampling,
+            seeds=seeds[part],
+        )
         parts.append(made.images.float().cpu())
     return torch.cat(parts)
 
@@ -91,9 +102,12 @@ def reconstruct(args: argparse.Namespace) -> dict[str, Any]:
     rows = torch.stack((real, fake), dim=1).flatten(0, 1)
     save_image(image_grid(rows, columns=2, scale=args.zoom), out)
     each = psnr(fake, real)
-    return {"images": count, "files": [str(out)],
-            "psnr_db": round(each.mean().item(), 2),
-            "psnr_worst_db": round(each.min().item(), 2)}
+    return {
+        "images": count,
+        "files": [str(out)],
+        "psnr_db": round(each.mean().item(), 2),
+        "psnr_worst_db": round(each.min().item(), 2),
+    }
 
 
 def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
@@ -103,11 +117,24 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
     from .training import fit
 
     given = read_config(args.config)
-    config = train_config(args, given, steps=4000, batch=64, lr=1.5e-3,
-                          weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.998)
+    config = train_config(
+        args,
+        given,
+        steps=4000,
+        batch=64,
+        lr=1.5e-3,
+        weight_decay=0.01,
+        betas=(0.9, 0.99),
+        clip=1.0,
+        ema=0.998,
+    )
     shape, start = tokenizer_start(args, given.get("tokenizer", {}))
-    images = open_images(args.data, side=shape.image_side,
-                         channels=shape.image_channels, on_error=args.on_error)
+    images = open_images(
+        args.data,
+        side=shape.image_side,
+        channels=shape.image_channels,
+        on_error=args.on_error,
+    )
     set_seed(args.seed)
     tokenizer = (start or Tokenizer(shape)).to(args.device)
     perceptual = None
@@ -121,19 +148,36 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
         discriminator = PatchDiscriminator(shape.image_channels).to(args.device)
     task = TokenizerTask(
         channels_last(tokenizer),
-        lambda at: loader(images, config.batch, config.seed, start_step=at,
-                          workers=config.workers, augment=config.augment),
-        seed=config.seed, restart_until=config.steps * 3 // 4,
-        perceptual=perceptual, perceptual_weight=args.perceptual_weight,
-        discriminator=discriminator, adversarial_weight=args.adversarial_weight,
+        lambda at: loader(
+            images,
+            config.batch,
+            config.seed,
+            start_step=at,
+            workers=config.workers,
+            augment=config.augment,
+        ),
+        seed=config.seed,
+        restart_until=config.steps * 3 // 4,
+        perceptual=perceptual,
+        perceptual_weight=args.perceptual_weight,
+        discriminator=discriminator,
+        adversarial_weight=args.adversarial_weight,
         adversarial_start=config.steps // 3,
     )
     out = Path(args.out or "tokenizer")
-    trained = fit(task, config, out, resume=args.resume, progress=not quiet(args),
-                  on_save=lambda step, model: save_grid(
-                      out / "progress" / f"step-{step:06d}.png", model, images))
-    trained.save_pretrained(out, data=images.name, command=command(),
-                            training=asdict(config))
+    trained = fit(
+        task,
+        config,
+        out,
+        resume=args.resume,
+        progress=not quiet(args),
+        on_save=lambda step, model: save_grid(
+            out / "progress" / f"step-{step:06d}.png", model, images
+        ),
+    )
+    trained.save_pretrained(
+        out, data=images.name, command=command(), training=asdict(config)
+    )
     return {"out": str(out), "images": len(images), "steps": config.steps}
 
 
@@ -144,15 +188,17 @@ def tokenize(args: argparse.Namespace) -> dict[str, Any]:
     tokenizer, images, tokens = token_set(args)
     out = Path(args.out or "tokens.safetensors")
     save_tokens(out, tokens)
-    return {"out": str(out), "images": len(tokens),
-            "tokens_per_image": tokenizer.schedule.length}
+    return {
+        "out": str(out),
+        "images": len(tokens),
+        "tokens_per_image": tokenizer.schedule.length,
+    }
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Train a transformer on the tokens of images; saves a whole model."""
     from .pipeline import Pipeline
     from .training import TransformerTask, fit, scale_cross_entropy
-    from .transformer import ScaleTransformer
 
     given = read_config(args.config)
     config = train_config(args, given, steps=3000, batch=128, lr=2e-3)
@@ -166,14 +212,20 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         pipe = Pipeline(tokenizer, averaged, classes=images.classes)
         save_samples(work / "progress" / f"step-{step:06d}.png", pipe)
 
-    trained = fit(task, config, work, resume=args.resume, progress=not quiet(args),
-                  on_save=save)
+    trained = fit(
+        task, config, work, resume=args.resume, progress=not quiet(args), on_save=save
+    )
     pipe = Pipeline(tokenizer, trained, classes=images.classes)
-    pipe.save_pretrained(out, data=images.name, command=command(),
-                         training=asdict(config))
+    pipe.save_pretrained(
+        out, data=images.name, command=command(), training=asdict(config)
+    )
     losses = scale_cross_entropy(trained, tokenizer, tokens)
-    return {"out": str(out), "images": len(images), "steps": config.steps,
-            "cross_entropy_per_scale": [round(x, 4) for x in losses.tolist()]}
+    return {
+        "out": str(out),
+        "images": len(images),
+        "steps": config.steps,
+        "cross_entropy_per_scale": [round(x, 4) for x in losses.tolist()],
+    }
 
 
 def info(args: argparse.Namespace) -> dict[str, Any]:
@@ -203,16 +255,26 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure samples of a model against images, with yardsticks."""
     from .experiments import evaluate_model
 
-    return evaluate_model(args.model, data=args.data, root=args.root,
-                          count=args.count, seed=args.seed, device=args.device,
-                          progress=not quiet(args))
+    return evaluate_model(
+        args.model,
+        data=args.data,
+        root=args.root,
+        count=args.count,
+        seed=args.seed,
+        device=args.device,
+        progress=not quiet(args),
+    )
 
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Time alternatives side by side in one run."""
     from .fast import run_suite
+    from .files import write_json
 
-    return run_suite(args.suite, repeats=args.repeats, out=args.out)
+    result = run_suite(args.suite, args.repeats)
+    if args.out:
+        write_json(args.out, result)
+    return result
 
 
 def experiment(args: argparse.Namespace) -> dict[str, Any]:
@@ -223,8 +285,14 @@ def experiment(args: argparse.Namespace) -> dict[str, Any]:
         from .experiments import EXPERIMENTS
 
         return {name: row.claim for name, row in EXPERIMENTS.items()}
-    return run(args.name, root=args.root, seed=args.seed, device=args.device,
-               out=args.out, progress=not quiet(args))
+    return run(
+        args.name,
+        root=args.root,
+        seed=args.seed,
+        device=args.device,
+        out=args.out,
+        progress=not quiet(args),
+    )
 
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
@@ -290,7 +358,9 @@ def read_config(path: str | None) -> dict[str, Any]:
     return given
 
 
-def train_config(args: argparse.Namespace, given: dict[str, Any], **defaults: Any) -> Any:
+def train_config(
+    args: argparse.Namespace, given: dict[str, Any], **defaults: Any
+) -> Any:
     """Training settings: defaults, then ``--config``, then the options."""
     from .training import TrainConfig
 
@@ -298,8 +368,10 @@ def train_config(args: argparse.Namespace, given: dict[str, Any], **defaults: An
     file = given.get("train", {})
     unknown = set(file) - known
     if unknown:
-        raise ValueError(f"--config train has {sorted(unknown)}, want some of "
-                         f"{', '.join(sorted(known))}")
+        raise ValueError(
+            f"--config train has {sorted(unknown)}, want some of "
+            f"{', '.join(sorted(known))}"
+        )
     options = {name: getattr(args, name, None) for name in known}
     chosen = {name: value for name, value in options.items() if value is not None}
     merged = defaults | file | chosen
@@ -332,9 +404,14 @@ def tokenizer_start(args: argparse.Namespace, given: dict[str, Any]) -> tuple[An
     if args.size % factor or args.size < 8 * factor // 4:
         raise ValueError(f"--size must be a multiple of {factor}, got {args.size}")
     fields_ = {
-        "image_channels": args.channels, "base": 16,
-        "multipliers": [1, 2, 4, 4, 4][:levels], "blocks": 1, "attention_levels": [],
-        "norm_groups": 8, "code_width": 16, "vocab": args.vocab,
+        "image_channels": args.channels,
+        "base": 16,
+        "multipliers": [1, 2, 4, 4, 4][:levels],
+        "blocks": 1,
+        "attention_levels": [],
+        "norm_groups": 8,
+        "code_width": 16,
+        "vocab": args.vocab,
         "schedule": {"sides": list(schedule_for(args.size // factor).sides)},
     }
     return config_from_dict(TokenizerConfig, fields_ | given), None
@@ -342,22 +419,40 @@ def tokenizer_start(args: argparse.Namespace, given: dict[str, Any]) -> tuple[An
 
 def token_set(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     """Tokenizer, images and their tokens, from the cache if there is one."""
-    from .data import load_tokens, open_images
+    from tqdm.auto import tqdm
+
+    from .data import encode_images, load_tokens, open_images, token_fingerprint
     from .tokenizer import Tokenizer
-    from .training import encode_images
 
     tokenizer = channels_last(
         Tokenizer.from_pretrained(args.tokenizer, device=args.device)
     )
     channels, side, _ = tokenizer.image_shape
-    images = open_images(args.data, side=side, channels=channels, root=args.root,
-                         on_error=args.on_error)
-    cached = getattr(args, "tokens", None)
-    if cached and Path(cached).exists():
-        return tokenizer, images, load_tokens(cached)
-    tokens = encode_images(tokenizer, images, flips=args.flips,
-                           progress=not quiet(args))
+    images = open_images(
+        args.data, side=side, channels=channels, root=args.root, on_error=args.on_error
+    )
+    mark = weights_hash(tokenizer)
+    if cached := getattr(args, "tokens", None):
+        wanted = token_fingerprint(images, mark, args.flips)
+        return tokenizer, images, load_tokens(cached, wanted)
+    tokens = encode_images(
+        images,
+        lambda pixels: tokenizer.encode(pixels.to(args.device)),
+        sides=tokenizer.schedule.sides,
+        tokenizer_hash=mark,
+        flips=args.flips,
+        progress=lambda rows: tqdm(rows, disable=quiet(args), leave=False),
+    )
     return tokenizer, images, tokens
+
+
+def weights_hash(module: Any) -> str:
+    """A hash of all weights, whatever device they are on."""
+    from .data import digest
+
+    state = module.state_dict()
+    parts = (state[key].cpu().contiguous().numpy() for key in sorted(state))
+    return digest(*(part.tobytes() for part in parts))
 
 
 def transformer_start(
@@ -372,13 +467,19 @@ def transformer_start(
         model.config = replace(model.config, mask=args.mask or model.config.mask)
         return model.train()
     mine = tokenizer.config
-    fields_ = {"depth": args.depth, "width": args.width, "heads": args.heads,
-               "mask": args.mask or "markov", "classes": len(images.classes)} | given
+    fields_ = {
+        "depth": args.depth,
+        "width": args.width,
+        "heads": args.heads,
+        "mask": args.mask or "markov",
+        "classes": len(images.classes),
+    } | given
     config = config_from_dict(TransformerConfig, fields_ | {"schedule": {"sides": [1]}})
     set_seed(args.seed)
     return ScaleTransformer(
-        replace(config, schedule=mine.schedule, vocab=mine.vocab,
-                code_width=mine.code_width)
+        replace(
+            config, schedule=mine.schedule, vocab=mine.vocab, code_width=mine.code_width
+        )
     )
 
 
@@ -449,9 +550,12 @@ def common() -> argparse.ArgumentParser:
     group = parser.add_argument_group("every verb")
     group.add_argument("--seed", type=int, default=0, help="of all randomness (0)")
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (cpu)")
-    group.add_argument("--dtype", default=None,
-                       choices=("float32", "bfloat16", "float16"),
-                       help="number format of the networks (float32)")
+    group.add_argument(
+        "--dtype",
+        default=None,
+        choices=("float32", "bfloat16", "float16"),
+        help="number format of the networks (float32)",
+    )
     group.add_argument("--out", default=None, help="where the result goes")
     group.add_argument("--json", action="store_true", help="print JSON")
     group.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -460,24 +564,43 @@ def common() -> argparse.ArgumentParser:
 
 def training_options(parser: argparse.ArgumentParser) -> None:
     """Options of the two training verbs."""
-    parser.add_argument("data", help="folder (one sub-folder per class) or "
-                        "fashion, fashion-slice, shapes")
+    parser.add_argument(
+        "data",
+        help="folder (one sub-folder per class) or fashion, fashion-slice, shapes",
+    )
     parser.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")
-    parser.add_argument("--config", default=None, metavar="FILE.json",
-                        help='objects "tokenizer", "transformer", "train"')
-    parser.add_argument("--resume", default="auto", metavar="auto|PATH|never",
-                        help="go on from the newest saved state (auto)")
-    parser.add_argument("--init", default=None, metavar="MODEL",
-                        help="start from a trained model (fine-tune)")
-    parser.add_argument("--on-error", default="raise", choices=("raise", "skip"),
-                        help="what to do with unreadable images (raise)")
+    parser.add_argument(
+        "--config",
+        default=None,
+        metavar="FILE.json",
+        help='objects "tokenizer", "transformer", "train"',
+    )
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|PATH|never",
+        help="go on from the newest saved state (auto)",
+    )
+    parser.add_argument(
+        "--init",
+        default=None,
+        metavar="MODEL",
+        help="start from a trained model (fine-tune)",
+    )
+    parser.add_argument(
+        "--on-error",
+        default="raise",
+        choices=("raise", "skip"),
+        help="what to do with unreadable images (raise)",
+    )
     parser.add_argument("--steps", type=int, help="optimizer steps")
     parser.add_argument("--batch", type=int, help="images per step")
     parser.add_argument("--lr", type=float, help="peak learning rate")
     parser.add_argument("--workers", type=int, help="image-loading processes")
     parser.add_argument("--save-every", type=int, help="steps between saved states")
-    parser.add_argument("--augment", action="store_const", const=True,
-                        help="random crops and flips")
+    parser.add_argument(
+        "--augment", action="store_const", const=True, help="random crops and flips"
+    )
 
 
 def token_options(parser: argparse.ArgumentParser) -> None:
@@ -490,7 +613,9 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """``srdd sample``."""
     p = verb(verbs, shared, "sample", sample)
     p.add_argument("model", help='folder, shipped name ("fashion") or hub id')
-    p.add_argument("--classes", default="all", help="all, none, or ids and names: 0,Bag")
+    p.add_argument(
+        "--classes", default="all", help="all, none, or ids and names: 0,Bag"
+    )
     p.add_argument("--count", type=int, default=8, help="images per class (8)")
     p.add_argument("--batch", type=int, default=64, help="images at a time (64)")
     p.add_argument("--zoom", type=int, default=2, help="pixels per pixel (2)")
@@ -507,7 +632,8 @@ def build_parser() -> argparse.ArgumentParser:
     from . import __version__
 
     parser = argparse.ArgumentParser(
-        prog="srdd", epilog=EXAMPLES,
+        prog="srdd",
+        epilog=EXAMPLES,
         description="Next-scale image generation with a Markovian transformer.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -525,7 +651,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--size", type=int, default=32, help="pixels per side (32)")
     p.add_argument("--channels", type=int, default=3, help="3 colour, 1 grey (3)")
     p.add_argument("--vocab", type=int, default=512, help="codes (512)")
-    p.add_argument("--perceptual", metavar="JUDGE", help="classifier for a feature loss")
+    p.add_argument(
+        "--perceptual", metavar="JUDGE", help="classifier for a feature loss"
+    )
     p.add_argument("--perceptual-weight", type=float, default=0.7)
     p.add_argument("--adversarial", action="store_true", help="add a patch critic")
     p.add_argument("--adversarial-weight", type=float, default=0.1)

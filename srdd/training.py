@@ -354,10 +354,13 @@ def resume_into(trainer: Trainer, resume: str) -> None:
     if found is None:
         return
     tensors, facts = load_state(found)
-    saved = TrainConfig(**facts["config"] | {"steps": trainer.config.steps})
-    free = {"workers", "save_every", "log_every"}
-    mine, theirs = asdict(trainer.config), asdict(saved)
-    other = {k: (theirs[k], v) for k, v in mine.items() if k not in free and theirs[k] != v}
+    free = {"steps", "workers", "save_every", "log_every"}
+    mine, theirs = json.loads(json.dumps(asdict(trainer.config))), facts["config"]
+    other = {
+        name: (theirs.get(name), value)
+        for name, value in mine.items()
+        if name not in free and theirs.get(name) != value
+    }
     if other:
         raise CheckpointError(
             f"{found} belongs to a run with another configuration (saved, asked): "

@@ -1,6 +1,6 @@
 """The book as a whole: its table of contents, its numbers, its two commands."""
 
-import importlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -127,6 +127,46 @@ def test_readme_example_runs(tmp_path, monkeypatch):
     (example,) = re.findall(r"```python\n(.*?)```", read(ROOT / "README.md"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+
+
+@pytest.fixture(scope="module")
+def extension():
+    path = ROOT / "_ext" / "srdd_book.py"
+    spec = importlib.util.spec_from_file_location("srdd_book", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "text, shown, tags",
+    [
+        ("#| export\nx = 1", "x = 1", ["nb-export"]),
+        ("#| hide\nx = 1", "x = 1", ["remove-cell"]),
+        ("#| default_exp data", "", ["remove-cell"]),
+        ("\n#| export\n#| eval: false\n\nx = 1\n#| export", None, ["nb-export"]),
+        ("x = 1\n#| export", "x = 1\n#| export", []),
+    ],
+)
+def test_pages_show_code_without_directives(extension, text, shown, tags):
+    cell = {"source": text.splitlines(keepends=True), "metadata": {}}
+    extension.tidy(cell)
+    assert cell["source"] == ("x = 1\n#| export" if shown is None else shown)
+    assert cell["metadata"].get("tags", []) == tags
+
+
+@pytest.mark.parametrize(
+    "page, number",
+    [
+        ("nbs/00_tour", "0"),
+        ("nbs/14_evaluation", "14"),
+        ("nbs/appendices/a2_data", "A2"),
+        ("nbs/index", ""),
+        ("nbs/api", ""),
+    ],
+)
+def test_titles_carry_the_number_of_the_file(extension, page, number):
+    assert extension.number(page) == number
 
 
 def test_no_file_names_a_machine_or_a_registry():

@@ -1,0 +1,236 @@
+"""Results files: every number on a page is read from one of these.
+
+A record is ``results/<name>.json``. It says what was claimed and measured, and with
+which command, commit, device and versions.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from .files import CheckpointError, read_json, write_json
+
+TIERS = ("toy", "tiny model", "full scale")
+BEGAN = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One experiment's result.
+
+    Args:
+        name: of the file.
+        claim: the sentence that the values speak about.
+        tier: "toy", "tiny model" or "full scale": what the result may support.
+        values: name to ``{"mean", "sd", "n"}``; sd is None for a single run.
+        command, commit, date, device, versions: where it comes from.
+        seeds: of the runs behind the values.
+        wall_seconds: the time it took.
+        flops: counted operations, if they were.
+        curves: lists that figures draw.
+    Raises:
+        ValueError: an unknown tier, or a value without mean, sd and n.
+    """
+
+    name: str
+    claim: str
+    tier: str
+    values: dict[str, dict[str, float | int | None]]
+    command: str
+    commit: str
+    date: str
+    device: str
+    versions: dict[str, str]
+    seeds: list[int]
+    wall_seconds: float
+    flops: float | None = None
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.tier not in TIERS:
+            raise ValueError(f"tier must be one of {TIERS}, got {self.tier!r}")
+        for key, value in self.values.items():
+            if set(value) != {"mean", "sd", "n"}:
+                raise ValueError(f"{self.name}: {key} needs mean, sd, n; got {value}")
+
+    def text(self, key: str, digits: int = 3) -> str:
+        """A value as it stands on a page: ``0.123 ± 0.004`` or ``0.123``."""
+        if key not in self.values:
+            raise ValueError(f"{self.name} has no {key!r}, only {list(self.values)}")
+        mean, sd = self.values[key]["mean"], self.values[key]["sd"]
+        shown = f"{mean:.{digits}g}"
+        return shown if sd is None else f"{shown} ± {sd:.2g}"
+
+
+def single(value: float) -> dict[str, float | int | None]:
+    """A value that was measured once."""
+    return {"mean": float(value), "sd": None, "n": 1}
+
+
+def spread(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Mean and standard deviation of repeated measurements."""
+    n, mean = len(values), sum(values) / len(values)
+    if n == 1:
+        return single(mean)
+    sd = (sum((v - mean) ** 2 for v in values) / (n - 1)) ** 0.5
+    return {"mean": mean, "sd": sd, "n": n}
+
+
+def results_dir(start: str | Path = ".") -> Path:
+    """The `results` folder of the checkout that `start` lies in.
+
+    Raises:
+        FileNotFoundError: no folder above has one.
+    """
+    here = Path(start).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "results").is_dir():
+            return folder / "results"
+    raise FileNotFoundError(f"no results/ folder in {here} or above it; pass --out")
+
+
+def command_line(argv: Sequence[str] | None = None) -> str:
+    """The command that is running, without the folders of this machine."""
+    words = list(sys.argv if argv is None else argv)
+    kept = []
+    for word in words[1:]:
+        long = "/" in word and word.startswith(("/", "~", ".."))
+        kept.append(Path(word).name if long else word)
+        if len(kept) > 1 and kept[-2] == "--root":
+            kept[-1] = "$SRDD_DATA"
+    program = Path(words[0]).name
+    return " ".join(["srdd" if program == "__main__.py" else program, *kept])
+
+
+def commit_id() -> str:
+    """The commit of the checkout, with "+" if files were changed since."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "--", "."], capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def environment() -> dict[str, Any]:
+    """Command, commit, date, device and versions of this run."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+    return {
+        "command": command_line(),
+        "commit": commit_id(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "device": torch.cuda.get_device_name() if on_gpu else cpu,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__.split("+")[0],
+        },
+        "wall_seconds": round(time.monotonic() - BEGAN, 1),
+    }
+
+
+def write_record(folder: str | Path | None = None, **facts: Any) -> Record:
+    """Complete a record with this run's environment and write it.
+
+    Args:
+        folder: where records lie; by default the checkout's `results`.
+        facts: fields of `Record`, at least name, claim, tier, values, seeds.
+    """
+    record = Record(**(environment() | facts))
+    target = results_dir() if folder is None else Path(folder)
+    write_json(target / f"{record.name}.json", asdict(record))
+    return record
+
+
+def read_record(name: str, folder: str | Path | None = None) -> Record:
+    """Read a record, strictly.
+
+    Raises:
+        FileNotFoundError: no such record.
+        CheckpointError: other fields than a record has.
+    """
+    target = results_dir() if folder is None else Path(folder)
+    facts = read_json(target / f"{name}.json")
+    known = {f.name for f in fields(Record)}
+    if not isinstance(facts, Mapping) or set(facts) - known:
+        raise CheckpointError(f"{target / name}.json is no record")
+    return Record(**facts)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of texts as a Markdown table, the first row being the head."""
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def quality_table(record: Record) -> str:
+    """The README's table of the release models, from their record."""
+    columns = {
+        "rel-FD": "rel_fd",
+        "FD (judge)": "fd",
+        "KID x 1000 (judge)": "kid_1000",
+        "accuracy": "accuracy",
+        "coverage": "coverage",
+        "neighbour": "neighbour",
+    }
+    groups = list(dict.fromkeys(key.split("/")[0] for key in record.values))
+    rows = [["10,000 images against the 10,000 test images", *columns]]
+    for group in groups:
+        cells = [f"{group}/{key}" for key in columns.values()]
+        rows.append(
+            [group, *(record.text(c) if c in record.values else "" for c in cells)]
+        )
+    return "\n".join(
+        [
+            markdown_table(rows),
+            "",
+            f"Tier: {record.tier}. `{record.command}`, {record.device}, "
+            f"torch {record.versions['torch']}, {record.date}.",
+        ]
+    )
+
+
+TABLES: dict[str, Callable[[Record], str]] = {"fashion-quality": quality_table}
+
+
+def fill_markers(path: str | Path, folder: str | Path | None = None) -> list[str]:
+    """Rewrite what stands between ``<!-- results:NAME -->`` and its end.
+
+    Returns:
+        The names of the tables that were written.
+    Raises:
+        FileNotFoundError: no file, or no record of that name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    text, done = path.read_text(encoding="utf-8"), []
+    for name, render in TABLES.items():
+        start, end = f"<!-- results:{name} -->", "<!-- /results -->"
+        if start not in text:
+            continue
+        before, rest = text.split(start, 1)
+        _, after = rest.split(end, 1)
+        table = render(read_record(name, folder))
+        text = f"{before}{start}\n{table}\n{end}{after}"
+        done.append(name)
+    path.write_text(text, encoding="utf-8")
+    return done

@@ -1,0 +1,315 @@
+"""The command line, as a new user meets it: folders of photos, mistakes, JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from srdd.cli import build_parser, main, names, schedule_for
+
+VERBS = (
+    "sample reconstruct train-tokenizer tokenize train info eval bench "
+    "experiment report"
+).split()
+
+
+def run(*words: object) -> dict:
+    """Run a verb in this process with --json; return what it printed."""
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = main([*map(str, words), "--json"])
+    assert code == 0, words
+    return json.loads(out.getvalue())
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Colour JPEGs of mixed sizes, one class per sub-folder."""
+    root = tmp_path_factory.mktemp("photos")
+    for c, name in enumerate(("disc", "square", "stripe")):
+        (root / name).mkdir()
+        for i in range(12):
+            size = (40 + 7 * i, 70 - 3 * i)
+            image = Image.new("RGB", size, (20 * i, 90, 60 * c))
+            draw = ImageDraw.Draw(image)
+            box = (8, 8, 26 + i, 26 + i)
+            if c == 0:
+                draw.ellipse(box, fill=(250, 20 * i, 0))
+            elif c == 1:
+                draw.rectangle(box, fill=(0, 250, 20 * i))
+            else:
+                draw.line((0, 0, *size), fill=(255, 255, 255), width=5)
+            image.save(root / name / f"{i}.jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory) -> Path:
+    """Tokenizer `tok` and model `model`, trained by commands for a few steps."""
+    root = tmp_path_factory.mktemp("trained")
+    small = {"tokenizer": {"base": 8, "norm_groups": 4, "code_width": 4}}
+    (root / "small.json").write_text(json.dumps(small))
+    run(
+        "train-tokenizer",
+        photos,
+        "--out",
+        root / "tok",
+        "--size",
+        16,
+        "--vocab",
+        16,
+        "--steps",
+        3,
+        "--batch",
+        6,
+        "--config",
+        root / "small.json",
+    )
+    run(
+        "train",
+        photos,
+        "--tokenizer",
+        root / "tok",
+        "--out",
+        root / "model",
+        "--steps",
+        3,
+        "--batch",
+        6,
+        "--depth",
+        1,
+        "--width",
+        16,
+        "--heads",
+        2,
+    )
+    return root
+
+
+def test_every_verb_has_help(capsys):
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as stop:
+            build_parser().parse_args([verb, "--help"])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        for option in ("--seed", "--device", "--dtype", "--out", "--json", "--debug"):
+            assert option in text, (verb, option)
+
+
+def test_training_and_sampling_on_my_own_photos(trained, tmp_path):
+    made = run("sample", trained / "model", "--count", 2, "--out", tmp_path / "g.png")
+    assert made["images"] == 6 and Image.open(tmp_path / "g.png").size[0] > 30
+    one = run(
+        "sample",
+        trained / "model",
+        "--classes",
+        "square",
+        "--count",
+        1,
+        "--out",
+        tmp_path / "s.png",
+        "--separate",
+        tmp_path / "each",
+    )
+    assert one["images"] == 1 and len(list((tmp_path / "each").iterdir())) == 1
+    free = run(
+        "sample",
+        trained / "model",
+        "--classes",
+        "none",
+        "--count",
+        3,
+        "--out",
+        tmp_path / "n.png",
+    )
+    assert free["images"] == 3
+
+
+def test_the_same_seed_draws_the_same_picture_in_any_batch(trained, tmp_path):
+    for batch in (1, 4):
+        run(
+            "sample",
+            trained / "model",
+            "--seed",
+            7,
+            "--batch",
+            batch,
+            "--count",
+            2,
+            "--out",
+            tmp_path / f"{batch}.png",
+        )
+    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "4.png").read_bytes()
+
+
+def test_reconstruct_reports_decibels(trained, photos, tmp_path):
+    made = run("reconstruct", trained / "tok", photos, "--out", tmp_path / "r.png")
+    assert made["psnr_worst_db"] <= made["psnr_db"]
+
+
+def test_tokens_can_be_cached(trained, photos, tmp_path):
+    path = tmp_path / "tokens.safetensors"
+    made = run("tokenize", photos, "--tokenizer", trained / "tok", "--out", path)
+    assert made["images"] == 36 and path.exists()
+    run(
+        "train",
+        photos,
+        "--tokenizer",
+        trained / "tok",
+        "--tokens",
+        path,
+        "--out",
+        tmp_path / "model",
+        "--steps",
+        2,
+        "--batch",
+        6,
+        "--depth",
+        1,
+        "--width",
+        16,
+        "--heads",
+        2,
+    )
+
+
+def test_training_continues_where_it_stopped(trained, photos, tmp_path):
+    words = (
+        "train",
+        photos,
+        "--tokenizer",
+        trained / "tok",
+        "--batch",
+        6,
+        "--depth",
+        1,
+        "--width",
+        16,
+        "--heads",
+        2,
+        "--save-every",
+        2,
+    )
+    run(*words, "--out", tmp_path / "a", "--steps", 4)
+    log = tmp_path / "a-training" / "log.jsonl"
+    before = log.read_text()
+    run(*words, "--out", tmp_path / "a", "--steps", 4)
+    assert log.read_text() == before, "a finished run has nothing left to do"
+
+
+def test_a_trained_model_can_be_tuned_on_other_images(trained, photos, tmp_path):
+    made = run(
+        "train",
+        photos,
+        "--tokenizer",
+        trained / "tok",
+        "--init",
+        trained / "model",
+        "--out",
+        tmp_path / "tuned",
+        "--steps",
+        1,
+        "--batch",
+        6,
+    )
+    assert made["steps"] == 1
+    run(
+        "train-tokenizer",
+        photos,
+        "--init",
+        trained / "tok",
+        "--out",
+        tmp_path / "tok",
+        "--steps",
+        1,
+        "--batch",
+        6,
+    )
+
+
+def test_info_counts_what_is_there(trained):
+    facts = run("info", trained / "model")
+    assert facts["tokens_per_image"] == sum(s * s for s in facts["sides"])
+    assert facts["cache_bytes_per_image"] == 0
+    assert facts["image_shape"] == [3, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("sample", "no-such-model"), "no-such-model"),
+        (("sample", "{model}", "--classes", "9"), "class_labels has 9"),
+        (("sample", "{model}", "--classes", "cow"), "cow"),
+        (("sample", "{model}", "--top-p", "1.5"), "top_p"),
+        (("sample", "{model}", "--guidance", "nan"), "guidance"),
+        (("sample", "{model}", "--top-k", "999"), "top_k"),
+        (("train", "nowhere", "--tokenizer", "{tok}"), "nowhere"),
+        (("train-tokenizer", "{photos}", "--size", "30"), "--size"),
+        (("train-tokenizer", "{photos}", "--config", "nowhere.json"), "nowhere.json"),
+        (("train", "{photos}", "--tokenizer", "{tok}", "--lr", "-1"), "lr"),
+        (("bench", "--suite", "nothing"), "suite"),
+        (("experiment", "nothing"), "nothing"),
+    ],
+)
+def test_mistakes_end_with_two_and_one_line(
+    trained, photos, words, said, capsys, tmp_path
+):
+    places = {"model": trained / "model", "tok": trained / "tok", "photos": photos}
+    argv = [word.format(**places) for word in words]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 2
+    text = capsys.readouterr().err.strip()
+    assert said in text and text.startswith(f"srdd {argv[0]}: error: ")
+    assert "\n" not in text and "Traceback" not in text
+    with pytest.raises((ValueError, FileNotFoundError)):
+        main([*argv, "--out", str(tmp_path / "out"), "--debug"])
+
+
+def test_usage_mistakes_end_with_two(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["paint"])
+    assert stop.value.code == 2 and "paint" in capsys.readouterr().err
+
+
+def test_lists_of_classes():
+    assert names("0, Bag ,Ankle boot,-1") == [0, "Bag", "Ankle boot", -1]
+
+
+@pytest.mark.parametrize(
+    ("side", "sides"),
+    [
+        (8, (1, 2, 3, 4, 6, 8)),
+        (4, (1, 2, 3, 4)),
+        (16, (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)),
+    ],
+)
+def test_schedules_end_at_the_map(side, sides):
+    assert schedule_for(side).sides == sides
+
+
+def test_the_module_runs_as_a_command():
+    out = subprocess.run(
+        [sys.executable, "-m", "srdd", "--version"],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=True,
+    )
+    assert out.stdout.strip()
+
+
+def test_the_shipped_model_draws_a_grid(tmp_path):
+    from srdd.files import shipped_names
+
+    if "fashion" not in shipped_names():
+        pytest.skip("this checkout has no weights/fashion")
+    torch.manual_seed(0)
+    made = run("sample", "fashion", "--count", 1, "--out", tmp_path / "grid.png")
+    assert made["images"] == 10

@@ -1,0 +1,178 @@
+"""The pipeline: names and seeds in, pictures out; folders round trip."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from srdd.files import CheckpointError
+from srdd.pipeline import Pipeline, seeds_of
+from srdd.sampling import SampleConfig
+from srdd.scales import ScaleSchedule
+from srdd.tokenizer import Tokenizer, TokenizerConfig
+from srdd.transformer import ScaleTransformer, TransformerConfig
+
+SCHEDULE = ScaleSchedule((1, 2, 4))
+NAMES = ("cat", "dog", "owl")
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    torch.manual_seed(0)
+    shape = TokenizerConfig(3, 8, (1, 2), 1, (), 4, 4, 16, 2, SCHEDULE)
+    config = TransformerConfig(2, 16, 2, SCHEDULE, 16, 4, 3)
+    model = ScaleTransformer(config)
+    torch.nn.init.normal_(model.head.weight)
+    return Pipeline(Tokenizer(shape), model, classes=NAMES)
+
+
+def seed(value: int) -> torch.Generator:
+    return torch.Generator().manual_seed(value)
+
+
+@pytest.mark.parametrize("mask", ["markov", "causal"])
+def test_the_same_generator_gives_the_same_images_in_any_batch(pipe, mask):
+    config = TransformerConfig(2, 16, 2, SCHEDULE, 16, 4, 3, mask=mask)
+    model = ScaleTransformer(config)
+    model.load_state_dict(pipe.transformer.state_dict())
+    other = Pipeline(pipe.tokenizer, model, classes=NAMES)
+    labels = [0, 1, 2, 0, 1, 2, 0]
+    whole = other(labels, 3.0, generator=seed(5), output_type="pt")
+    for size in (1, 3):
+        again = other(labels, 3.0, generator=seed(5), output_type="pt", batch_size=size)
+        for a, b in zip(whole.tokens, again.tokens, strict=True):
+            assert torch.equal(a, b)
+        torch.testing.assert_close(whole.images, again.images, rtol=0, atol=1e-5)
+
+
+def test_a_list_of_generators_is_one_per_image(pipe):
+    many = pipe([0, 1], generator=[seed(1), seed(2)], output_type="pt")
+    one = pipe([1], generator=seed(2), output_type="pt")
+    assert torch.equal(many.tokens[-1][1], one.tokens[-1][0])
+    with pytest.raises(ValueError, match="generator has 2 entries for 3 images"):
+        pipe([0, 1, 2], generator=[seed(1), seed(2)])
+
+
+def test_reading_a_generator_does_not_move_it(pipe):
+    generator = seed(3)
+    before = generator.get_state()
+    pipe([0], generator=generator)
+    assert torch.equal(before, generator.get_state())
+    assert seeds_of(generator, 4)[:2] == seeds_of(generator, 2)
+
+
+def test_names_ids_and_tensors_mean_the_same_classes(pipe):
+    for labels in ("dog", 1, ["dog"], [1], torch.tensor([1]), ["DOG"]):
+        assert pipe.class_ids(labels) == [1]
+
+
+def test_output_types_agree(pipe):
+    made = {t: pipe([0], generator=seed(0), output_type=t).images for t in ("pt", "np")}
+    picture = pipe([0], generator=seed(0)).images[0]
+    assert isinstance(picture, Image.Image) and picture.size == (8, 8)
+    assert made["np"].shape == (1, 8, 8, 3) and 0 <= made["np"].min()
+    whole = (made["pt"][0].permute(1, 2, 0).numpy() + 1) / 2
+    np.testing.assert_allclose(made["np"][0], whole, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(picture) / 255, whole, atol=1 / 255)
+
+
+def test_no_class_is_unconditional(pipe):
+    out = pipe(None, num_images_per_label=3, generator=seed(0), output_type="pt")
+    assert out.labels is None and len(out.images) == 3
+
+
+def test_callback_sees_every_scale_and_only_what_it_asked_for(pipe):
+    seen = []
+
+    def look(owner, k, left, tensors):
+        assert owner is pipe
+        seen.append((k, left, tuple(tensors), tuple(tensors["tokens"].shape)))
+
+    pipe(
+        [0, 1],
+        generator=seed(0),
+        callback_on_step_end=look,
+        callback_on_step_end_tensor_inputs=("tokens",),
+    )
+    assert seen == [
+        (k, 2 - k, ("tokens",), (2, s * s)) for k, s in enumerate((1, 2, 4))
+    ]
+
+
+def test_an_interrupted_call_leaves_nothing_behind(pipe):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    want = pipe([0], generator=seed(0), output_type="pt").images
+    with pytest.raises(KeyboardInterrupt):
+        pipe([0], generator=seed(0), callback_on_step_end=stop)
+    got = pipe([0], generator=seed(0), output_type="pt").images
+    assert torch.equal(want, got)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"class_labels": 99}, r"class_labels has 99, want an id in 0\.\.2"),
+        ({"class_labels": -1}, "class_labels has -1"),
+        ({"class_labels": 3}, "class_labels has 3"),
+        ({"class_labels": "cow"}, "class_labels has 'cow'.*cat, dog, owl"),
+        ({"class_labels": 0, "guidance_scale": float("nan")}, "guidance"),
+        ({"class_labels": 0, "top_p": 1.5}, "top_p"),
+        ({"class_labels": 0, "top_p": -1}, "top_p"),
+        ({"class_labels": 0, "top_k": 17}, "top_k .* 16"),
+        ({"class_labels": 0, "temperature": 0.0}, "temperature"),
+        ({"class_labels": 0, "output_type": "jpeg"}, "output_type"),
+        ({"class_labels": 0, "batch_size": 0}, "batch_size"),
+        ({"class_labels": 0, "steps": 5}, "steps.*sampling takes"),
+        ({"class_labels": 0, "callback_on_step_end_tensor_inputs": ("x",)}, "'x'"),
+    ],
+)
+def test_bad_input_is_named_and_the_pipeline_works_afterwards(pipe, arguments, words):
+    want = pipe([2], generator=seed(0), output_type="pt").images
+    with pytest.raises(ValueError, match=words):
+        pipe(**arguments)
+    got = pipe([2], generator=seed(0), output_type="pt").images
+    assert torch.equal(want, got)
+
+
+def test_networks_that_do_not_fit_are_refused(pipe):
+    config = TransformerConfig(1, 8, 1, ScaleSchedule((1, 4)), 16, 4, 3)
+    with pytest.raises(ValueError, match="differ in schedule"):
+        Pipeline(pipe.tokenizer, ScaleTransformer(config))
+    with pytest.raises(ValueError, match="classes has 2 names, want 3"):
+        Pipeline(pipe.tokenizer, pipe.transformer, classes=("a", "b"))
+
+
+def test_a_saved_folder_is_the_same_pipeline(pipe, tmp_path):
+    pipe.sampling = SampleConfig(guidance=2.0, guidance_rule="interval", top_k=5)
+    folder = pipe.save_pretrained(tmp_path / "model", data="toy")
+    other = Pipeline.from_pretrained(folder)
+    assert other.classes == NAMES and other.sampling == pipe.sampling
+    for name in ("tokenizer", "transformer"):
+        mine = getattr(pipe, name).state_dict()
+        theirs = getattr(other, name).state_dict()
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+    pipe.sampling = SampleConfig()
+
+
+def test_saving_again_replaces_the_whole_folder(pipe, tmp_path):
+    folder = pipe.save_pretrained(tmp_path / "model")
+    (folder / "stray.txt").write_text("old")
+    pipe.save_pretrained(folder)
+    assert not (folder / "stray.txt").exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"model"}
+    Pipeline.from_pretrained(folder)
+
+
+def test_a_damaged_or_missing_folder_is_named(pipe, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Pipeline.from_pretrained(tmp_path / "nowhere")
+    folder = pipe.save_pretrained(tmp_path / "model")
+    weights = folder / "transformer" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        Pipeline.from_pretrained(folder)
