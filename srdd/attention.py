@@ -150,16 +150,17 @@ def attend(
     Returns:
         ``(b, h, n, d)``.
     Raises:
-        ValueError: unknown mask or backend, or n is not the schedule's.
+        ValueError: unknown mask or backend, or another n than the schedule's.
     Source: chapter 5.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {list(BACKENDS)}, got {backend!r}")
-    if q.shape[2] != schedule.length:
-        raise ValueError(
-            f"q has {q.shape[2]} positions, the schedule {schedule.sides} "
-            f"has {schedule.length}"
-        )
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.shape[2] != schedule.length:
+            raise ValueError(
+                f"{name} has {x.shape[2]} positions, the schedule "
+                f"{schedule.sides} has {schedule.length}"
+            )
     return BACKENDS[backend](q, k, v, schedule, mask, scale)
 
 # %% ../nbs/05_attention.ipynb #keyvaluecache

@@ -219,7 +219,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     pipe.save_pretrained(
         out, data=images.name, command=command(), training=asdict(config)
     )
-    losses = scale_cross_entropy(trained, tokenizer, tokens)
+    some = replace(tokens, tokens=tokens.tokens[:2000], labels=tokens.labels[:2000])
+    losses = scale_cross_entropy(trained, tokenizer, some)
     return {
         "out": str(out),
         "images": len(images),

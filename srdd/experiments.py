@@ -13,7 +13,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data import ImageSet, open_images, permutation
-from .metrics import Judge, Reference, blur, evaluate, features_of, train_judge
+from .metrics import (
+    Judge,
+    Reference,
+    evaluate,
+    in_batches,
+    train_judge,
+    yardsticks,
+)
 from .pipeline import Pipeline
 from .records import single, write_record
 from .sampling import image_seeds, sample
@@ -41,24 +48,11 @@ class Experiment:
     measure: Callable[[Setting], dict[str, Any]]
 
 
-def batches(images: ImageSet, indices: Tensor | None = None) -> Iterator[Tensor]:
-    """Images of a set, or of some of its indices, in batches."""
-    rows = torch.arange(len(images)) if indices is None else indices
-    for part in rows.split(BATCH):
-        yield images.batch(part.tolist())[0]
-
-
 def balanced(images: ImageSet, count: int, seed: int) -> Tensor:
     """Indices of as many images of each class, ``(count,)``, sorted by class."""
     order, each = permutation(len(images), seed, 0), count // len(images.classes)
     labels = images.labels[order]
     return torch.cat([order[labels == c][:each] for c in range(len(images.classes))])
-
-
-def reference_for(judge: Judge, test: ImageSet, train: ImageSet) -> Reference:
-    """What samples are compared with: test images, and training features."""
-    near = features_of(judge, batches(train))
-    return Reference.of(judge, list(batches(test)), near)
 
 
 def class_labels(count: int, classes: int) -> Tensor:
@@ -87,98 +81,77 @@ def sampled(
 @torch.no_grad()
 def reconstructed(tokenizer: Tokenizer, images: ImageSet) -> Iterator[Tensor]:
     """Reconstructions of a set in batches."""
-    for real in batches(images):
+    for real in in_batches(images):
         yield tokenizer.reconstruct(real)
 
 
-def noise(count: int, shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:
-    """Uniform noise images in batches."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(0, count, BATCH):
-        yield torch.rand(BATCH, *shape, generator=generator) * 2 - 1
+def fashion(setting: Setting) -> tuple[ImageSet, ImageSet]:
+    """Training and test images of Fashion-MNIST."""
+    names = ("fashion", "fashion-test")
+    train, test = (open_images(name, root=setting.root) for name in names)
+    return train, test
+
+
+def rows(measured: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
+    """Measures of several sets as values of a record: ``set/measure``."""
+    return {
+        f"{name}/{key}": single(value)
+        for name, values in measured.items()
+        for key, value in values.items()
+    }
 
 
 def measure_judge(setting: Setting) -> dict[str, Any]:
-    """Train the judge and test it on images it has not seen."""
-    train = open_images("fashion", root=setting.root)
-    test = open_images("fashion-test", root=setting.root)
-    steps = 1800
-    bar = tqdm(total=steps, disable=not setting.progress)
+    """Train the judge, test it, and measure the yardsticks with it."""
+    train, test = fashion(setting)
     judge = train_judge(
-        train, steps=steps, seed=setting.seed, on_step=lambda *_: bar.update()
+        train,
+        setting.out or "judge",
+        test=test,
+        seed=setting.seed,
+        progress=setting.progress,
+        licence="MIT, Zalando SE 2017",
+        command="srdd experiment judge",
     )
-    accuracy = judge_accuracy(judge, test)
-    if setting.out:
-        judge.save_pretrained(
-            setting.out,
-            dtype=torch.float16,
-            data=train.name,
-            licence="MIT, Zalando SE 2017",
-            command="srdd experiment judge",
-            accuracy=accuracy,
-        )
-    return {"values": {"accuracy": single(accuracy)}}
-
-
-@torch.no_grad()
-def judge_accuracy(judge: Judge, test: ImageSet) -> float:
-    """Share of test images that the judge names."""
-    guess = torch.cat([judge.logits(x).argmax(1) for x in batches(test)])
-    return (guess == test.labels).float().mean().item()
+    reference = Reference.build(judge, test, train)
+    part = train.subset(balanced(train, len(test), setting.seed).tolist())
+    return {"values": rows(yardsticks(reference, test, part, setting.seed))}
 
 
 def measure_quality(setting: Setting) -> dict[str, Any]:
     """Samples, reconstructions and yardsticks against the test images."""
-    judge = Judge.from_pretrained("judge")
-    train = open_images("fashion", root=setting.root)
-    test = open_images("fashion-test", root=setting.root)
-    reference = reference_for(judge, test, train)
+    train, test = fashion(setting)
+    reference = Reference.build(Judge.from_pretrained("judge"), test, train)
     labels = class_labels(len(test), len(test.classes))
     names = {"Markovian": "fashion", "causal twin": "fashion-causal"}
     pipes = {k: Pipeline.from_pretrained(v) for k, v in names.items()}
     tokenizer = pipes["Markovian"].tokenizer
-    picked = balanced(train, len(test), setting.seed)
-    sets: dict[str, tuple[Iterator[Tensor], Tensor]] = {
-        f"{name}, samples": (sampled(pipe, labels, setting), labels)
-        for name, pipe in pipes.items()
-    }
-    sets |= {
-        f"{name}, without guidance": (
-            sampled(pipe, labels, setting, guidance=1.0),
-            labels,
-        )
-        for name, pipe in pipes.items()
-    }
-    sets |= {
-        "reconstructions": (reconstructed(tokenizer, test), test.labels),
-        "training images": (batches(train, picked), train.labels[picked]),
-        "blur 0.7": ((blur(x) for x in batches(test)), test.labels),
-        "noise": (noise(len(test), tokenizer.image_shape, setting.seed), labels),
-    }
-    values = {}
-    for name, (images, wanted) in sets.items():
-        for key, value in evaluate(judge, images, reference, wanted).items():
-            values[f"{name}/{key}"] = single(value)
-    values["test images/accuracy"] = single(judge_accuracy(judge, test))
-    decibels = [psnr(tokenizer.reconstruct(x), x) for x in batches(test)]
-    values["reconstructions/psnr_db"] = single(torch.cat(decibels).mean().item())
-    return {"values": values}
+    measured = {}
+    for name, pipe in pipes.items():
+        for how, changes in (("guided", {}), ("not guided", {"guidance": 1.0})):
+            images = sampled(pipe, labels, setting, **changes)
+            measured[f"{name}, {how}"] = evaluate(images, labels, reference)
+    images = reconstructed(tokenizer, test)
+    measured["reconstructions"] = evaluate(images, test.labels, reference)
+    part = train.subset(balanced(train, len(test), setting.seed).tolist())
+    measured |= yardsticks(reference, test, part, setting.seed)
+    with torch.no_grad():
+        errors = [psnr(tokenizer.reconstruct(x), x) for x in in_batches(test)]
+    measured["reconstructions"]["psnr_db"] = torch.cat(errors).mean().item()
+    return {"values": rows(measured)}
 
 
 def measure_guidance(setting: Setting) -> dict[str, Any]:
     """rel-FD against the guidance weight, on 2,500 samples."""
-    judge = Judge.from_pretrained("judge")
-    train = open_images("fashion", root=setting.root)
-    test = open_images("fashion-test", root=setting.root)
-    reference = reference_for(judge, test, train)
+    train, test = fashion(setting)
+    reference = Reference.build(Judge.from_pretrained("judge"), test, train)
     labels = class_labels(2500, len(test.classes))
-    pipe, values = Pipeline.from_pretrained("fashion"), {}
+    pipe, measured = Pipeline.from_pretrained("fashion"), {}
     for rule in ("linear", "constant"):
         for weight in (1.0, 1.25, 1.5, 2.0, 3.0):
             images = sampled(pipe, labels, setting, guidance=weight, guidance_rule=rule)
-            for key, value in evaluate(judge, images, reference, labels).items():
-                values[f"{rule} {weight}/{key}"] = single(value)
-    return {"values": values}
+            measured[f"{rule} {weight}"] = evaluate(images, labels, reference)
+    return {"values": rows(measured)}
 
 
 def training_curve(path: str | Path) -> dict[str, list[float]]:
@@ -246,13 +219,12 @@ def evaluate_model(
         )
     test = open_images(data, root=root, side=wanted[1], channels=wanted[0])
     setting = Setting(root, seed, device, None, progress)
-    reference = reference_for(judge, test, test)
+    reference = Reference.build(judge, test, test)
     labels = class_labels(count, len(pipe.classes))
-    values = evaluate(judge, sampled(pipe, labels, setting), reference, labels)
+    values = evaluate(sampled(pipe, labels, setting), labels, reference)
     return {
         "model": name,
         "data": test.name,
-        "samples": count,
         "real_images": len(test),
         "features": judge.name,
         **values,

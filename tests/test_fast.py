@@ -1,0 +1,115 @@
+"""Timings: the stopwatch with a clock that tests control, and the counts."""
+
+import pytest
+import torch
+
+from srdd import fast
+from srdd.fast import Timing, bytes_kept, cache_bytes, interleave, one_thread
+from srdd.scales import ScaleSchedule
+from srdd.transformer import ScaleTransformer, TransformerConfig
+
+SHAPE = {
+    "depth": 2,
+    "width": 32,
+    "heads": 2,
+    "schedule": ScaleSchedule((1, 2, 4)),
+    "vocab": 16,
+    "code_width": 8,
+    "classes": 3,
+}
+
+
+class Clock:
+    def __init__(self):
+        self.now, self.calls = 0.0, []
+
+    def __call__(self):
+        return self.now
+
+    def task(self, name, seconds):
+        def run():
+            self.calls.append(name)
+            self.now += seconds
+
+        return run
+
+
+def test_candidates_take_turns_after_one_warm_up_each():
+    clock = Clock()
+    tasks = {"a": clock.task("a", 1.0), "b": clock.task("b", 0.5)}
+    times = interleave(tasks, repeats=3, clock=clock)
+    assert clock.calls == ["a", "b"] * 4
+    assert times == {"a": Timing(1.0, 1.0, 1.0, 3), "b": Timing(0.5, 0.5, 0.5, 3)}
+
+
+def test_interleave_equals_the_reference(reference):
+    clock = Clock()
+    tasks = {"a": clock.task("a", 0.25), "b": clock.task("b", 0.75)}
+    by_hand = reference("16_performance")["interleave_reference"](tasks, 4, clock)
+    shipped = interleave(tasks, 4, clock)
+    assert {name: Timing.of(times) for name, times in by_hand.items()} == shipped
+
+
+def test_slow_candidates_get_five_rounds():
+    clock = Clock()
+    assert interleave({"a": clock.task("a", 2.1)}, 20, clock)["a"].n == 5
+
+
+@pytest.mark.parametrize(("candidates", "repeats"), [({}, 3), ({"a": int}, 0)])
+def test_interleave_refuses_nothing_to_time(candidates, repeats):
+    with pytest.raises(ValueError, match="candidates and repeats"):
+        interleave(candidates, repeats)
+
+
+def test_the_median_ignores_one_bad_round():
+    timing = Timing.of([1.0, 1.0, 1.0, 50.0, 1.0])
+    assert timing.median == 1.0 and timing.low <= timing.median <= timing.high
+
+
+def test_one_thread_gives_the_threads_back_even_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise RuntimeError
+    assert torch.get_num_threads() == before
+
+
+def test_each_kept_storage_counts_once():
+    x = torch.ones(100, requires_grad=True)
+    assert bytes_kept(lambda: (x * x).sum()) == 400
+    assert bytes_kept(lambda: x.detach() * 2) == 0
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_only_the_causal_model_keeps_a_cache(rows):
+    markov = ScaleTransformer(TransformerConfig(**SHAPE))
+    causal = ScaleTransformer(TransformerConfig(**SHAPE, mask="causal"))
+    assert cache_bytes(markov, rows) == 0
+    assert cache_bytes(causal, rows) == rows * 2 * 2 * 32 * 21 * 4
+
+
+def test_both_backends_train_the_same_step():
+    model = ScaleTransformer(TransformerConfig(**SHAPE))
+    losses = [fast.training_step(model, 2, name)() for name in ("packed", "dense")]
+    torch.testing.assert_close(*losses, rtol=0, atol=1e-6)
+
+
+def test_an_unknown_suite_names_the_known_ones():
+    with pytest.raises(ValueError, match="fashion"):
+        fast.run_suite("nothing")
+
+
+def test_the_fashion_suite_reports_ratios_and_bytes(monkeypatch):
+    from srdd.files import shipped_names
+
+    if not {"fashion", "fashion-causal"} <= set(shipped_names()):
+        pytest.skip("this checkout has no weights/fashion pair")
+    monkeypatch.setattr(
+        fast,
+        "interleave",
+        lambda tasks, repeats: {name: Timing.of([1.0, 1.0]) for name in tasks},
+    )
+    found = fast.fashion_suite(2)
+    assert found["generate_ratio_causal_over_markov"] == 1
+    assert found["cache_bytes_64"]["markov"] == 0 < found["cache_bytes_64"]["causal"]
+    assert found["saved_bytes"]["packed"] < found["saved_bytes"]["dense"]
