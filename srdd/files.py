@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from importlib.metadata import version
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import Any, get_type_hints
@@ -85,7 +86,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is no valid JSON ({error}); copy it again") from error
+        raise CheckpointError(f"{path} is no valid JSON ({error})") from error
 
 # %% ../nbs/appendices/a4_files.ipynb #save-tensors
 def save_tensors(
@@ -111,17 +112,15 @@ def load_tensors(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head[:2] == b"PK" or head[:1] == b"\x80":
-        raise CheckpointError(
-            f"{path} is a pickle (a torch.save file), which can run code when it is "
-            "read; want safetensors: convert it with a tool you trust"
-        )
     try:
         tensors = load_file(str(path))
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
+        with path.open("rb") as file:
+            pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+        what = "a pickle, which can run code when it is read" if pickled else "damaged"
+        raise CheckpointError(
+            f"{path} is {what} ({error}); want safetensors: copy or convert it again"
+        ) from error
     if expect is not None:
         compare(path, tensors, expect)
     return tensors
@@ -165,14 +164,12 @@ def write_manifest(folder: str | Path, **facts: Any) -> None:
         folder: complete but for the manifest, which is written last.
         facts: more entries, for example data, licence, command, quality.
     """
-    from srdd import __version__
-
     folder = Path(folder)
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     names = {p.relative_to(folder).as_posix(): p for p in paths}
     names.pop("manifest.json", None)
     hashes = {name: sha256(path) for name, path in names.items()}
-    known = {"format": FORMAT, "library": __version__, "files": hashes}
+    known = {"format": FORMAT, "library": version("srdd"), "files": hashes}
     write_json(folder / "manifest.json", known | facts)
 
 # %% ../nbs/appendices/a4_files.ipynb #verify-manifest

@@ -7,6 +7,7 @@ which command, commit, device and versions.
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -209,6 +210,16 @@ def quality_table(record: Record) -> str:
 
 
 TABLES: dict[str, Callable[[Record], str]] = {"fashion-quality": quality_table}
+REGION = re.compile(r"(<!-- results:([\w-]+) -->).*?(<!-- /results -->)", re.DOTALL)
+
+
+def render(name: str, folder: str | Path | None = None) -> str:
+    """A record as the Markdown that pages show between its markers."""
+    record = read_record(name, folder)
+    if name in TABLES:
+        return TABLES[name](record)
+    rows = [["value", record.claim]]
+    return markdown_table(rows + [[key, record.text(key)] for key in record.values])
 
 
 def fill_markers(path: str | Path, folder: str | Path | None = None) -> list[str]:
@@ -222,15 +233,13 @@ def fill_markers(path: str | Path, folder: str | Path | None = None) -> list[str
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    text, done = path.read_text(encoding="utf-8"), []
-    for name, render in TABLES.items():
-        start, end = f"<!-- results:{name} -->", "<!-- /results -->"
-        if start not in text:
-            continue
-        before, rest = text.split(start, 1)
-        _, after = rest.split(end, 1)
-        table = render(read_record(name, folder))
-        text = f"{before}{start}\n{table}\n{end}{after}"
-        done.append(name)
-    path.write_text(text, encoding="utf-8")
+    done = []
+
+    def fill(match: re.Match[str]) -> str:
+        done.append(match[2])
+        return f"{match[1]}\n{render(match[2], folder)}\n{match[3]}"
+
+    path.write_text(
+        REGION.sub(fill, path.read_text(encoding="utf-8")), encoding="utf-8"
+    )
     return done

@@ -40,7 +40,7 @@ class TransformerConfig:
         drop_path: chance to skip the last block in training; grows from 0.
     Raises:
         ValueError: sizes not positive, heads do not divide the width,
-            unknown mask, drop_path outside [0, 1).
+            unknown mask, drop_path outside [0, 1), an MLP without width.
     """
 
     depth: int
@@ -67,6 +67,10 @@ class TransformerConfig:
             raise ValueError(f"mask must be one of {MASKS}, got {self.mask!r}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
+        if not 1 <= self.mlp_ratio * self.width < math.inf:
+            raise ValueError(
+                f"mlp_ratio must leave the MLP a width, got {self.mlp_ratio}"
+            )
 
 # %% ../nbs/06_transformer.ipynb #preset
 def preset(name: str, **changes: Any) -> TransformerConfig:
@@ -270,7 +274,9 @@ class ScaleTransformer(nn.Module, Pretrained):
         x = self.head_norm(x.float()) * (1 + scale) + shift
         return self.head(x).float()
 
-    def forward(self, inputs: Tensor, labels: Tensor, backend: str = "packed") -> Tensor:
+    def forward(
+        self, inputs: Tensor, labels: Tensor, backend: str = "packed"
+    ) -> Tensor:
         """Logits of all scales at once, as in training.
 
         Args:
@@ -296,12 +302,8 @@ class ScaleTransformer(nn.Module, Pretrained):
         return self.head_logits(x, condition)
 
     def scale_logits(
-        self,
-        k: int,
-        state: Tensor,
-        labels: Tensor | Condition,
-        *,
-        cache: KeyValueCache | None = None,
+        self, k: int, state: Tensor, labels: Tensor | Condition,
+        *, cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Logits of one scale, as in sampling.
 
@@ -318,12 +320,8 @@ class ScaleTransformer(nn.Module, Pretrained):
         return self.run_scale(k, inputs, labels, cache=cache)
 
     def run_scale(
-        self,
-        k: int,
-        inputs: Tensor,
-        labels: Tensor | Condition,
-        *,
-        cache: KeyValueCache | None = None,
+        self, k: int, inputs: Tensor, labels: Tensor | Condition,
+        *, cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Logits of one scale from its own inputs ``(b, s_k^2, z)``.
 
