@@ -157,6 +157,7 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
             augment=config.augment,
         ),
         seed=config.seed,
+        start_codes=start is None,
         restart_until=config.steps * 3 // 4,
         perceptual=perceptual,
         perceptual_weight=args.perceptual_weight,
@@ -183,7 +184,7 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
 
 def tokenize(args: argparse.Namespace) -> dict[str, Any]:
     """Encode all images once and keep the tokens in a file."""
-    from .data import save_tokens
+    from .files import save_tokens
 
     tokenizer, images, tokens = token_set(args)
     out = Path(args.out or "tokens.safetensors")
@@ -422,7 +423,8 @@ def token_set(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     """Tokenizer, images and their tokens, from the cache if there is one."""
     from tqdm.auto import tqdm
 
-    from .data import encode_images, load_tokens, open_images, token_fingerprint
+    from .data import open_images
+    from .files import encode_images, load_tokens, token_fingerprint
     from .tokenizer import Tokenizer
 
     tokenizer = channels_last(

@@ -20,7 +20,11 @@ from torch import Tensor
 
 # %% ../nbs/appendices/a3_figures.ipynb #style
 style = SimpleNamespace(
-    model="#1b6ca8", baseline="#c8553d", data="#3d3d3d", accent="#e0a030", grey="#b8b8b8"
+    model="#1b6ca8",
+    baseline="#c8553d",
+    data="#3d3d3d",
+    accent="#e0a030",
+    grey="#b8b8b8",
 )
 
 # %% ../nbs/appendices/a3_figures.ipynb #use-style
@@ -38,7 +42,7 @@ def use_style() -> None:
             "axes.axisbelow": True,
             "grid.color": "#e6e6e6",
             "axes.prop_cycle": mpl.cycler(
-                color=[style.model, style.baseline, style.accent, style.data, style.grey],
+                color=[style.model, style.baseline, style.accent, style.data, "grey"],
                 linestyle=["-", "--", "-.", ":", "-"],
             ),
             "figure.dpi": 100,
@@ -61,11 +65,8 @@ def to_pil(image: Tensor) -> Image.Image:
 
 # %% ../nbs/appendices/a3_figures.ipynb #image-grid
 def image_grid(
-    images: Tensor,
-    columns: int,
-    labels: Sequence[str] | None = None,
-    pad: int = 2,
-    scale: int = 1,
+    images: Tensor, columns: int, labels: Sequence[str] | None = None,
+    pad: int = 2, scale: int = 1,
 ) -> Image.Image:
     """Images in rows, with the label of each row's first image before it.
 

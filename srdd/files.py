@@ -6,7 +6,8 @@
 __all__ = ['FORMAT', 'CheckpointError', 'write_bytes', 'sync_folder', 'write_json', 'read_json', 'save_tensors', 'load_tensors',
            'compare', 'sha256', 'write_manifest', 'verify_manifest', 'replace_folder', 'shipped_folder',
            'shipped_names', 'resolve_model', 'config_to_dict', 'config_from_dict', 'Pretrained', 'save_state',
-           'load_state', 'latest_state', 'prune_states']
+           'load_state', 'latest_state', 'prune_states', 'TokenSet', 'token_fingerprint', 'encode_images',
+           'save_tokens', 'load_tokens']
 
 # %% ../nbs/appendices/a4_files.ipynb #exported-imports
 import hashlib
@@ -14,17 +15,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from importlib.metadata import version
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import Any, get_type_hints
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from .data import ImageSet, digest
 
 # %% ../nbs/appendices/a4_files.ipynb #format
 FORMAT = 1
@@ -90,7 +93,9 @@ def read_json(path: str | Path) -> Any:
 
 # %% ../nbs/appendices/a4_files.ipynb #save-tensors
 def save_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Write tensors as one safetensors file, in one move."""
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
@@ -390,3 +395,104 @@ def prune_states(folder: str | Path, keep: int = 2) -> None:
     """Remove all resume files but the newest `keep`."""
     for path in sorted(Path(folder).glob("step-*"))[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
+
+# %% ../nbs/appendices/a4_files.ipynb #tokenset
+@dataclass
+class TokenSet:
+    """The tokens of an image set, packed coarse to fine.
+
+    Args:
+        tokens: ``(N, n)`` int16 or int32.
+        labels: ``(N,)`` int64.
+        classes: names, in the order of the labels.
+        sides: of the schedule.
+        fingerprint: of images and tokenizer together.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    sides: tuple[int, ...]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Token ids ``(b, n)`` int64 and labels of ``(epoch, index)`` pairs."""
+        index = torch.tensor([i for _, i in pairs])
+        return self.tokens[index].long(), self.labels[index]
+
+# %% ../nbs/appendices/a4_files.ipynb #token-fingerprint
+def token_fingerprint(images: ImageSet, tokenizer_hash: str, flips: bool) -> str:
+    """What a token cache depends on: images, tokenizer, mirror images."""
+    return digest(images.fingerprint, tokenizer_hash, str(bool(flips)))
+
+# %% ../nbs/appendices/a4_files.ipynb #encode-images
+@torch.no_grad()
+def encode_images(
+    images: ImageSet,
+    encode: Callable[[Tensor], list[Tensor]],
+    *,
+    sides: tuple[int, ...],
+    tokenizer_hash: str,
+    flips: bool = False,
+    batch: int = 256,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> TokenSet:
+    """Tokens of all images, and of their mirror images if asked.
+
+    Args:
+        images: the set.
+        encode: images ``(b, c, H, W)`` to ids per scale, a tokenizer's.
+        sides: its schedule.
+        tokenizer_hash: of its weights; part of the fingerprint.
+        flips: append every mirror image with the same label.
+        batch: images at a time.
+        progress: wraps the loop, for example ``tqdm``.
+    """
+    parts = []
+    for mirror in (False, True)[: 1 + flips]:
+        for start in progress(range(0, len(images), batch)):
+            pixels, _ = images.batch(range(start, min(start + batch, len(images))))
+            ids = encode(pixels.flip(-1) if mirror else pixels)
+            parts.append(torch.cat(ids, dim=1).to(torch.int32).cpu())
+    mark = token_fingerprint(images, tokenizer_hash, flips)
+    labels = images.labels.repeat(1 + flips)
+    return TokenSet(torch.cat(parts), labels, images.classes, tuple(sides), mark)
+
+# %% ../nbs/appendices/a4_files.ipynb #save-tokens
+def save_tokens(path: str | Path, tokens: TokenSet) -> None:
+    """Write a token set as one file, in one move."""
+    small = tokens.tokens.max() < 2**15
+    ids = tokens.tokens.to(torch.int16 if small else torch.int32)
+    facts = {"classes": tokens.classes, "sides": tokens.sides}
+    facts |= {"fingerprint": tokens.fingerprint}
+    stored = {"tokens": ids, "labels": tokens.labels}
+    save_tensors(path, stored, {key: json.dumps(v) for key, v in facts.items()})
+
+# %% ../nbs/appendices/a4_files.ipynb #load-tokens
+def load_tokens(path: str | Path, expect: str | None = None) -> TokenSet:
+    """Read a token set.
+
+    Args:
+        path: what `save_tokens` wrote.
+        expect: fingerprint that it must have.
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: not a token file, or made from other images or by
+            another tokenizer.
+    """
+    stored = load_tensors(path)
+    with safe_open(str(path), "pt") as file:
+        facts = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+    if set(stored) != {"tokens", "labels"} or "fingerprint" not in facts:
+        raise CheckpointError(f"{path} is no token file; make it again")
+    mark = facts["fingerprint"]
+    if expect is not None and mark != expect:
+        raise CheckpointError(
+            f"{path} was made from other images or by another tokenizer "
+            f"(fingerprint {mark}, want {expect}); remove it and make it again"
+        )
+    classes, sides = tuple(facts["classes"]), tuple(facts["sides"])
+    return TokenSet(stored["tokens"], stored["labels"], classes, sides, mark)

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from .data import CounterSampler, TokenSet, mix64
+from .data import CounterSampler, mix64
 from srdd.files import (
     CheckpointError,
+    TokenSet,
     latest_state,
     load_state,
     prune_states,

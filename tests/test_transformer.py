@@ -16,6 +16,7 @@ from srdd.attention import MASKS, KeyValueCache, attend, dense_mask
 from srdd.files import CheckpointError, config_from_dict, config_to_dict
 from srdd.scales import VAR_512, ScaleSchedule
 from srdd.transformer import (
+    MLP,
     Block,
     ScaleTransformer,
     SelfAttention,
@@ -186,6 +187,24 @@ def test_condition_is_all_that_the_labels_do():
         by_labels = model.scale_logits(k, state, LABELS)
         assert torch.equal(by_labels, model.scale_logits(k, state, condition))
         assert by_labels.shape == (3, SCHEDULE.counts[k], 24)
+
+
+@torch.no_grad()
+def test_head_takes_the_scale_first_and_the_shift_second():
+    model, x = lively(), torch.randn(3, 5, 32)
+    both = torch.randn(2, 3, 1, 32)
+    condition = replace(model.condition(LABELS), head=both)
+    want = model.head(F.layer_norm(x, (32,), eps=1e-6) * (1 + both[0]) + both[1])
+    torch.testing.assert_close(model.head_logits(x, condition), want)
+
+
+@torch.no_grad()
+def test_mlp_uses_the_tanh_form_of_gelu():
+    mlp, x = MLP(4, 8).double(), 2 * torch.randn(50, 4, dtype=torch.float64)
+    y = mlp.fc1(x)
+    inner = math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)
+    want = mlp.fc2(0.5 * y * (1 + inner.tanh()))
+    torch.testing.assert_close(mlp(x), want, rtol=0, atol=1e-12)
 
 
 @torch.no_grad()

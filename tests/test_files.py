@@ -1,0 +1,310 @@
+"""Files: whole or not at all, strict, and never a pickle."""
+
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from srdd.data import FASHION_CLASSES, ImageSet, fashion_slice
+from srdd.files import (
+    CheckpointError,
+    Pretrained,
+    config_from_dict,
+    config_to_dict,
+    encode_images,
+    latest_state,
+    load_state,
+    load_tensors,
+    load_tokens,
+    prune_states,
+    read_json,
+    replace_folder,
+    resolve_model,
+    save_state,
+    save_tensors,
+    save_tokens,
+    shipped_folder,
+    token_fingerprint,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
+
+
+@dataclass(frozen=True)
+class Inner:
+    sides: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int
+    inner: Inner = field(default_factory=Inner)
+    rate: float = 0.5
+
+
+class Net(nn.Module, Pretrained):
+    config_class = Config
+    subfolder = "net"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = nn.Linear(config.width, 2)
+        self.register_buffer("count", torch.tensor([3]))
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    torch.manual_seed(0)
+    return Net(Config(4)).save_pretrained(tmp_path / "net", data="toy")
+
+
+def test_a_saved_model_comes_back_to_the_bit(tmp_path):
+    net = Net(Config(4, Inner((1, 3)), 0.25))
+    again = Net.from_pretrained(net.save_pretrained(tmp_path / "net"))
+    assert again.config == net.config and not again.training
+    mine, theirs = net.state_dict(), again.state_dict()
+    assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def test_half_precision_on_disk_is_float32_in_memory(tmp_path):
+    net = Net(Config(4))
+    folder = net.save_pretrained(tmp_path / "net", dtype=torch.float16)
+    again = Net.from_pretrained(folder)
+    assert (
+        again.layer.weight.dtype == torch.float32 and again.count.dtype == torch.int64
+    )
+    torch.testing.assert_close(again.layer.weight, net.layer.weight.half().float())
+
+
+def test_facts_stand_in_the_manifest(saved):
+    facts = read_json(saved / "manifest.json")
+    assert facts["data"] == "toy" and set(facts["files"]) == {
+        "config.json",
+        "model.safetensors",
+    }
+
+
+@pytest.mark.parametrize("share", [i / 10 for i in range(10)])
+def test_a_truncated_file_is_refused(saved, share):
+    path = saved / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        Net.from_pretrained(saved)
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        load_tensors(path)
+
+
+def test_every_flipped_bit_is_seen(saved):
+    path = saved / "model.safetensors"
+    data = path.read_bytes()
+    for place in range(0, len(data), 37):
+        broken = bytearray(data)
+        broken[place] ^= 16
+        path.write_bytes(bytes(broken))
+        with pytest.raises(CheckpointError, match="sha256"):
+            verify_manifest(saved)
+
+
+def test_a_pickle_is_refused_whatever_its_name(tmp_path):
+    for n, write in enumerate(
+        (
+            lambda p: torch.save({"a": torch.ones(1)}, p),
+            lambda p: p.write_bytes(pickle.dumps({"a": 1})),
+        )
+    ):
+        path = tmp_path / f"{n}.safetensors"
+        write(path)
+        with pytest.raises(CheckpointError, match="pickle"):
+            load_tensors(path)
+
+
+def test_misfitting_tensors_are_listed(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"a": torch.ones(2), "b": torch.ones(3)})
+    want = {"b": torch.ones(4), "c": torch.ones(1)}
+    with pytest.raises(CheckpointError) as error:
+        load_tensors(path, want)
+    for part in ("1 missing (c)", "1 unexpected (a)", "b: got (3,), want (4,)"):
+        assert part in str(error.value)
+
+
+def test_a_missing_file_and_a_missing_model_are_named(saved, tmp_path):
+    (saved / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="config.json is missing"):
+        Net.from_pretrained(saved)
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        Net.from_pretrained(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="shipped models"):
+        resolve_model("no-such-name")
+    with pytest.raises(FileNotFoundError):
+        load_tensors(tmp_path / "none.safetensors")
+
+
+def test_names_cannot_leave_the_package_or_the_folder(saved, tmp_path):
+    for name in ("..", "../weights", "/", "a/b", ""):
+        assert shipped_folder(name) is None
+    secret = tmp_path / "secret.txt"
+    secret.write_text("x")
+    facts = read_json(saved / "manifest.json")
+    facts["files"]["../secret.txt"] = "0"
+    write_json(saved / "manifest.json", facts)
+    with pytest.raises(CheckpointError, match="outside"):
+        verify_manifest(saved)
+    del facts["files"]["../secret.txt"]
+    (saved / "link.txt").symlink_to(secret)
+    write_json(saved / "manifest.json", facts | {"files": {"link.txt": "0"}})
+    with pytest.raises(CheckpointError, match="outside"):
+        verify_manifest(saved)
+
+
+def test_a_format_of_the_future_asks_for_an_upgrade(saved):
+    facts = read_json(saved / "manifest.json")
+    write_json(saved / "manifest.json", facts | {"format": 99})
+    with pytest.raises(CheckpointError, match="pip install --upgrade"):
+        Net.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, r"lacks \['width'\]"),
+        ({"width": 1, "depth": 2}, r"unknown fields \['depth'\]"),
+    ],
+)
+def test_a_config_is_read_strictly(values, said):
+    with pytest.raises(CheckpointError, match=said):
+        config_from_dict(Config, values)
+
+
+def test_a_config_survives_json():
+    config = Config(3, Inner((1, 4, 9)), 0.125)
+    again = config_from_dict(Config, json.loads(json.dumps(config_to_dict(config))))
+    assert again == config
+
+
+def test_broken_json_is_named(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(CheckpointError, match="x.json"):
+        read_json(tmp_path / "x.json")
+
+
+def test_replacing_a_folder_leaves_nothing_of_the_old(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_text(name)
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert [p.name for p in (tmp_path / "old").iterdir()] == ["new.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_folder_of_folders_is_hashed(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")
+    write_manifest(tmp_path)
+    assert list(verify_manifest(tmp_path)["files"]) == ["a/x"]
+
+
+def test_resume_files_round_trip_and_the_newest_whole_one_counts(tmp_path):
+    tensors = {"a": torch.randn(3), "n": torch.tensor(7)}
+    for step in (1, 2, 3):
+        save_state(tmp_path / f"step-{step:08d}", tensors, {"step": step})
+    got, facts = load_state(latest_state(tmp_path))
+    assert facts == {"step": 3} and all(
+        torch.equal(got[k], tensors[k]) for k in tensors
+    )
+    (tmp_path / "step-00000003" / "state.safetensors").write_bytes(b"")
+    assert latest_state(tmp_path).name == "step-00000002"
+    prune_states(tmp_path, keep=1)
+    assert [p.name for p in tmp_path.glob("step-*")] == ["step-00000003"]
+    assert latest_state(tmp_path / "nowhere") is None
+
+
+SAVER = """
+import sys, torch
+from srdd.files import save_state
+step = 0
+while True:
+    step += 1
+    save_state(f"{sys.argv[1]}/step-{step:08d}", {"x": torch.full((20_000,), step)}, {})
+    print(step, flush=True)
+"""
+
+
+def test_a_save_that_is_killed_leaves_the_one_before(tmp_path):
+    chance = random.Random(0)
+    for trial in range(4):
+        root = tmp_path / str(trial)
+        command = [sys.executable, "-c", SAVER, str(root)]
+        saver = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ)
+        assert saver.stdout.readline()
+        for _ in range(5):  # stopped at a random moment is killed at that moment
+            time.sleep(chance.uniform(0, 0.03))
+            saver.send_signal(signal.SIGSTOP)
+            found = latest_state(root)
+            got, _ = load_state(found)
+            assert got["x"].unique().tolist() == [int(found.name[5:])]
+            saver.send_signal(signal.SIGCONT)
+        saver.kill()
+        saver.wait()
+        saver.stdout.close()
+        assert load_state(latest_state(root))
+
+
+def shrink(images: torch.Tensor) -> list[torch.Tensor]:
+    """A stand-in for a tokenizer: 1 + 4 ids per image."""
+    small = torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
+    ids = ((small + 1) * 100).long()
+    return [ids[:, :1], ids]
+
+
+def tokens(images: ImageSet, **options):
+    return encode_images(images, shrink, sides=(1, 2), tokenizer_hash="t", **options)
+
+
+def test_tokens_do_not_depend_on_the_batch_and_flips_double_them():
+    images = fashion_slice().subset(range(20))
+    made = tokens(images, flips=True, batch=7)
+    assert made.tokens.shape == (40, 5) and len(made.labels) == 40
+    assert torch.equal(made.tokens, tokens(images, flips=True).tokens)
+    ids, labels = made.batch([(0, 3), (1, 23)])
+    assert ids.dtype == torch.int64 and labels[0] == labels[1]
+    mirrored = images.batch([3])[0].flip(-1)
+    assert torch.equal(ids[1], torch.cat(shrink(mirrored), 1)[0])
+
+
+def test_a_token_file_round_trips_and_knows_what_it_was_made_from(tmp_path):
+    images = fashion_slice().subset(range(20))
+    made, path = tokens(images), tmp_path / "tokens.safetensors"
+    save_tokens(path, made)
+    want = token_fingerprint(images, "t", False)
+    got = load_tokens(path, want)
+    assert torch.equal(got.tokens.int(), made.tokens.int()) and got.sides == (1, 2)
+    assert got.classes == FASHION_CLASSES and torch.equal(got.labels, made.labels)
+    for other in (
+        token_fingerprint(images, "other", False),
+        token_fingerprint(images, "t", True),
+        token_fingerprint(fashion_slice(), "t", False),
+    ):
+        with pytest.raises(ValueError, match="another tokenizer"):
+            load_tokens(path, other)
+
+
+def test_a_file_that_holds_no_tokens_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.safetensors"):
+        load_tokens(tmp_path / "none.safetensors")
+    (tmp_path / "x.safetensors").write_text("x")
+    with pytest.raises(CheckpointError, match="x.safetensors"):
+        load_tokens(tmp_path / "x.safetensors")
