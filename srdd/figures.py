@@ -107,7 +107,8 @@ def image_grid(
 # %% ../nbs/appendices/a3_figures.ipynb #scale-strip
 def scale_strip(partials: Tensor, scale: int = 2) -> Image.Image:
     """Partial images of several scales, ``(K, b, c, H, W)``: a row per image."""
-    return image_grid(partials.transpose(0, 1).flatten(0, 1), len(partials), scale=scale)
+    rows = partials.transpose(0, 1).flatten(0, 1)
+    return image_grid(rows, len(partials), scale=scale)
 
 # %% ../nbs/appendices/a3_figures.ipynb #png-text
 def png_text(image: Image.Image) -> str:
@@ -120,13 +121,12 @@ def png_text(image: Image.Image) -> str:
 PLAYER = """
 function render({ model, el }) {
   const make = tag => document.createElement(tag);
-  const [box, img, row, play] = [make("div"), make("img"), make("div"), make("button")];
-  const [range, text] = [make("input"), make("span")];
+  const [box, img, row, play, range, text] =
+    ["div", "img", "div", "button", "input", "span"].map(make);
   box.className = "srdd-player"; play.type = "button";
   range.type = "range"; range.min = 0; range.step = 1;
   range.setAttribute("aria-label", model.get("title"));
-  let timer = null;
-  const count = () => model.get("frames").length;
+  let timer = null, count = () => model.get("frames").length;
   const draw = () => {
     const i = Math.min(model.get("index"), count() - 1);
     range.max = count() - 1; range.value = i;
@@ -203,7 +203,10 @@ def colab_player(frames: Sequence[Image.Image], labels: Sequence[str]) -> Any:
 
 # %% ../nbs/appendices/a3_figures.ipynb #bars
 def bars(
-    ax: Any, values: Sequence[float], spread: Sequence[float] | None = None, **kwargs: Any
+    ax: Any,
+    values: Sequence[float],
+    spread: Sequence[float] | None = None,
+    **kwargs: Any,
 ) -> None:
     """Bars with the spread over seeds as thin lines."""
     kwargs = {"color": style.model} | kwargs
@@ -212,7 +215,11 @@ def bars(
 
 # %% ../nbs/appendices/a3_figures.ipynb #band
 def band(
-    ax: Any, x: Sequence[float], runs: Sequence[Sequence[float]], label: str, **kwargs: Any
+    ax: Any,
+    x: Sequence[float],
+    runs: Sequence[Sequence[float]],
+    label: str,
+    **kwargs: Any,
 ) -> None:
     """The mean of several runs as a line, their range as a band."""
     values = np.asarray(runs)

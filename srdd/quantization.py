@@ -300,7 +300,9 @@ def residual_cells(quantizer: MultiScaleQuantizer, f: Tensor) -> list[Tensor]:
 
 # %% ../nbs/03_quantization.ipynb #kmeans-codebook
 @torch.no_grad()
-def kmeans_codebook(cells: Tensor, vocab: int, *, seed: int, rounds: int = 10) -> Tensor:
+def kmeans_codebook(
+    cells: Tensor, vocab: int, *, seed: int, rounds: int = 10
+) -> Tensor:
     """Centres of `vocab` clusters of cells, as a first codebook.
 
     Args:

@@ -227,7 +227,7 @@ def test_two_caches_share_nothing():
         ({"q": 13}, "q has 13 positions"),
         ({"k": 5}, "k has 5 positions.*has 14"),
         ({"v": 15}, "v has 15 positions"),
-        ({"backend": "flex"}, "needs CUDA.*use \"packed\""),
+        ({"backend": "flex"}, 'needs CUDA.*use "packed"'),
     ],
 )
 def test_bad_input_is_refused(change, words):

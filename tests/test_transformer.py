@@ -461,10 +461,16 @@ def test_logits_are_those_of_the_published_model(golden, case, name, mask):
     vectors, sizes = load_file(folder / f"{case}.safetensors"), facts["config"]
     shape = sizes["vars"][name]
     config = TransformerConfig(
-        depth=shape["depth"], width=shape["width"], heads=shape["heads"],
-        schedule=ScaleSchedule(tuple(sizes["pn"])), vocab=sizes["V"],
-        code_width=sizes["z"], classes=sizes["classes"], mask=mask,
-        shared_adaln=shape["saln"], qk_norm=shape["l2"],
+        depth=shape["depth"],
+        width=shape["width"],
+        heads=shape["heads"],
+        schedule=ScaleSchedule(tuple(sizes["pn"])),
+        vocab=sizes["V"],
+        code_width=sizes["z"],
+        classes=sizes["classes"],
+        mask=mask,
+        shared_adaln=shape["saln"],
+        qk_norm=shape["l2"],
     )
     model = ScaleTransformer(config).eval()
     model.load_state_dict(golden_weights(recipe, facts["weights"][name]))
