@@ -13,10 +13,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data import ImageSet, open_images, permutation
+from .files import encode_images
 from .metrics import (
     Judge,
     Reference,
     evaluate,
+    features_of,
     in_batches,
     train_judge,
     yardsticks,
@@ -25,6 +27,7 @@ from .pipeline import Pipeline
 from .records import single, write_record
 from .sampling import image_seeds, sample
 from .tokenizer import Tokenizer, psnr
+from .training import scale_cross_entropy
 
 BATCH = 250
 
@@ -101,27 +104,47 @@ def rows(measured: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
     }
 
 
+def compared_with(judge: Judge, train: ImageSet, test: ImageSet) -> Reference:
+    """The test images as reference, with the training images to look for copies."""
+    return Reference.of(judge, test, features_of(judge, train))
+
+
+def known_sets(
+    judge: Judge, reference: Reference, train: ImageSet, test: ImageSet, seed: int
+) -> dict[str, dict[str, float]]:
+    """The yardsticks, with as many training images as there are test images."""
+    part = train.subset(balanced(train, len(test), seed).tolist())
+    return yardsticks(judge, reference, test, part)
+
+
 def measure_judge(setting: Setting) -> dict[str, Any]:
-    """Train the judge, test it, and measure the yardsticks with it."""
+    """Train the judge, save it, and measure the yardsticks with it."""
     train, test = fashion(setting)
+    out = Path(setting.out or "judge")
     judge = train_judge(
         train,
-        setting.out or "judge",
-        test=test,
+        out.with_name(out.name + "-training"),
+        dtype="bfloat16",
         seed=setting.seed,
+        device=setting.device,
         progress=setting.progress,
-        licence="MIT, Zalando SE 2017",
-        command="srdd experiment judge",
     )
-    reference = Reference.build(judge, test, train)
-    part = train.subset(balanced(train, len(test), setting.seed).tolist())
-    return {"values": rows(yardsticks(reference, test, part, setting.seed))}
+    facts = {
+        "data": "Fashion-MNIST, the 60,000 training images",
+        "licence": "data: MIT, Zalando SE 2017; weights: Apache-2.0",
+        "command": "srdd experiment judge",
+    }
+    judge.save_pretrained(out, dtype=torch.float16, **facts)
+    judge = Judge.from_pretrained(out)  # as it will be used: float16 on disk
+    reference = compared_with(judge, train, test)
+    return {"values": rows(known_sets(judge, reference, train, test, setting.seed))}
 
 
 def measure_quality(setting: Setting) -> dict[str, Any]:
     """Samples, reconstructions and yardsticks against the test images."""
     train, test = fashion(setting)
-    reference = Reference.build(Judge.from_pretrained("judge"), test, train)
+    judge = Judge.from_pretrained("judge")
+    reference = compared_with(judge, train, test)
     labels = class_labels(len(test), len(test.classes))
     names = {"Markovian": "fashion", "causal twin": "fashion-causal"}
     pipes = {k: Pipeline.from_pretrained(v) for k, v in names.items()}
@@ -130,11 +153,10 @@ def measure_quality(setting: Setting) -> dict[str, Any]:
     for name, pipe in pipes.items():
         for how, changes in (("guided", {}), ("not guided", {"guidance": 1.0})):
             images = sampled(pipe, labels, setting, **changes)
-            measured[f"{name}, {how}"] = evaluate(images, labels, reference)
+            measured[f"{name}, {how}"] = evaluate(judge, images, reference, labels)
     images = reconstructed(tokenizer, test)
-    measured["reconstructions"] = evaluate(images, test.labels, reference)
-    part = train.subset(balanced(train, len(test), setting.seed).tolist())
-    measured |= yardsticks(reference, test, part, setting.seed)
+    measured["reconstructions"] = evaluate(judge, images, reference, test.labels)
+    measured |= known_sets(judge, reference, train, test, setting.seed)
     with torch.no_grad():
         errors = [psnr(tokenizer.reconstruct(x), x) for x in in_batches(test)]
     measured["reconstructions"]["psnr_db"] = torch.cat(errors).mean().item()
@@ -144,25 +166,51 @@ def measure_quality(setting: Setting) -> dict[str, Any]:
 def measure_guidance(setting: Setting) -> dict[str, Any]:
     """rel-FD against the guidance weight, on 2,500 samples."""
     train, test = fashion(setting)
-    reference = Reference.build(Judge.from_pretrained("judge"), test, train)
+    judge = Judge.from_pretrained("judge")
+    reference = compared_with(judge, train, test)
     labels = class_labels(2500, len(test.classes))
     pipe, measured = Pipeline.from_pretrained("fashion"), {}
     for rule in ("linear", "constant"):
         for weight in (1.0, 1.25, 1.5, 2.0, 3.0):
             images = sampled(pipe, labels, setting, guidance=weight, guidance_rule=rule)
-            measured[f"{rule} {weight}"] = evaluate(images, labels, reference)
+            measured[f"{rule} {weight}"] = evaluate(judge, images, reference, labels)
     return {"values": rows(measured)}
 
 
-def training_curve(path: str | Path) -> dict[str, list[float]]:
-    """Steps and losses of a training log, for a figure."""
-    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
-    keys = [k for k in rows[-1] if k.startswith("ce/")]
-    curves = {
-        "steps": [row["step"] for row in rows],
-        "ce": [row["loss/model"] for row in rows],
-    }
-    return curves | {k: [row[k] for row in rows] for k in keys}
+def measure_loss(setting: Setting) -> dict[str, Any]:
+    """Cross-entropy per scale of the shipped pair, nats per token."""
+    train, test = fashion(setting)
+    part = train.subset(balanced(train, len(test), setting.seed).tolist())
+    measured = {}
+    for name in ("fashion", "fashion-causal"):
+        pipe = Pipeline.from_pretrained(name)
+        model, tokenizer = pipe.transformer, pipe.tokenizer
+        counts = torch.tensor(tokenizer.schedule.counts)
+        for which, images in (("train", part), ("test", test)):
+            tokens = encode_images(
+                images,
+                tokenizer.encode,
+                sides=tokenizer.schedule.sides,
+                tokenizer_hash="not kept",
+            )
+            losses = scale_cross_entropy(model, tokenizer, tokens)
+            named = {f"scale {k}": x for k, x in enumerate(losses.tolist(), 1)}
+            mean = (losses * counts).sum() / counts.sum()
+            measured[f"{name}, {which}"] = named | {"mean": mean.item()}
+    return {"values": rows(measured)}
+
+
+def measure_training(setting: Setting) -> dict[str, Any]:
+    """Training loss of the shipped pair by steps, from the logs below `root`."""
+    measured = {}
+    for mask in ("markov", "causal"):
+        log = Path(setting.root or ".") / f"model-{mask}-training" / "log.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        losses = {line["step"]: line["loss/model"] for line in lines}
+        for end in range(100, max(losses) + 1, 100):
+            near = [v for step, v in losses.items() if end - 100 < step <= end]
+            measured[f"{mask} {end}"] = {"cross_entropy": sum(near) / len(near)}
+    return {"values": rows(measured)}
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -174,6 +222,14 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "fashion-guidance": Experiment(
         "A moderate guidance weight is better than none.", measure_guidance
+    ),
+    "fashion-loss": Experiment(
+        "The Markovian model's tokens cost little more than its causal twin's.",
+        measure_loss,
+    ),
+    "fashion-training": Experiment(
+        "The training loss of the shipped pair has not stopped falling.",
+        measure_training,
     ),
 }
 
@@ -219,9 +275,9 @@ def evaluate_model(
         )
     test = open_images(data, root=root, side=wanted[1], channels=wanted[0])
     setting = Setting(root, seed, device, None, progress)
-    reference = Reference.build(judge, test, test)
+    reference = Reference.of(judge, test)
     labels = class_labels(count, len(pipe.classes))
-    values = evaluate(sampled(pipe, labels, setting), labels, reference)
+    values = evaluate(judge, sampled(pipe, labels, setting), reference, labels)
     return {
         "model": name,
         "data": test.name,
