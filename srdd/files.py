@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'CheckpointError', 'write_bytes', 'sync_folder', 'write_json', 'read_json', 'save_tensors', 'load_tensors',
            'compare', 'sha256', 'write_manifest', 'verify_manifest', 'replace_folder', 'shipped_folder',
            'shipped_names', 'resolve_model', 'config_to_dict', 'config_from_dict', 'Pretrained', 'save_state',
-           'load_state', 'latest_state', 'prune_states', 'TokenSet', 'token_fingerprint', 'encode_images',
+           'load_state', 'latest_state', 'prune_states', 'TrainLog', 'TokenSet', 'token_fingerprint', 'encode_images',
            'save_tokens', 'load_tokens']
 
 # %% ../nbs/appendices/a4_files.ipynb #exported-imports
@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from importlib.metadata import version
@@ -395,6 +396,25 @@ def prune_states(folder: str | Path, keep: int = 2) -> None:
     """Remove all resume files but the newest `keep`."""
     for path in sorted(Path(folder).glob("step-*"))[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
+
+# %% ../nbs/appendices/a4_files.ipynb #trainlog
+class TrainLog:
+    """One JSON object per line; lines after the resumed step are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path, self.began = path, time.monotonic()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if line and json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept))
+
+    def write(self, step: int, numbers: dict[str, Any]) -> dict[str, float]:
+        """Append the numbers of a step; return them as plain floats."""
+        seconds = round(time.monotonic() - self.began, 2)
+        row = {key: float(value) for key, value in numbers.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, "seconds": seconds} | row) + "\n")
+        return row
 
 # %% ../nbs/appendices/a4_files.ipynb #tokenset
 @dataclass

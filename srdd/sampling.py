@@ -143,7 +143,9 @@ def image_seeds(seed: int, count: int, start: int = 0) -> list[int]:
     ]
 
 # %% ../nbs/09_sampling.ipynb #gumbel-noise
-def gumbel_noise(seeds: Tensor, k: int, count: int, vocab: int, turn: int = 0) -> Tensor:
+def gumbel_noise(
+    seeds: Tensor, k: int, count: int, vocab: int, turn: int = 0
+) -> Tensor:
     """Gumbel noise as a function of (seed, scale, pass, position, code).
 
     Args:

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'learning_rate', 'best_dtype', 'Task', 'adamw', 'averaged', 'step_randomness', 'TrainingInterrupted',
-           'Trainer', 'fit', 'resume_into', 'TrainLog', 'drop_labels', 'token_losses', 'scale_means',
+           'held_interrupts', 'Trainer', 'fit', 'resume_into', 'drop_labels', 'token_losses', 'scale_means',
            'random_scale_losses', 'TransformerTask', 'scale_cross_entropy']
 
 # %% ../nbs/08_training.ipynb #exported-imports
 import json
 import math
-import time
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from .data import CounterSampler, mix64
 from srdd.files import (
     CheckpointError,
     TokenSet,
+    TrainLog,
     latest_state,
     load_state,
     prune_states,
@@ -183,6 +185,31 @@ class TrainingInterrupted(KeyboardInterrupt):
             f"from {folder}"
         )
 
+# %% ../nbs/08_training.ipynb #held-interrupts
+@contextmanager
+def held_interrupts() -> Iterator[list[int]]:
+    """Note Ctrl-C instead of stopping in the middle of a step.
+
+    Yields:
+        The signals noted so far. A second Ctrl-C leaves at once, and the
+        last saved state stays the newest.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if noted:
+            raise SystemExit(128 + number)
+        noted.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
 # %% ../nbs/08_training.ipynb #trainer
 class Trainer:
     """The training loop: one object per run, a `step` at a time.
@@ -205,9 +232,8 @@ class Trainer:
 
     def autocast(self) -> torch.autocast:
         """Mixed precision as the config asks."""
-        dtype = getattr(torch, self.config.dtype)
-        on = dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=dtype, enabled=on)
+        kind, dtype = self.device.type, getattr(torch, self.config.dtype)
+        return torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32)
 
     def train_step(self, batch: Any) -> dict[str, Tensor | float]:
         """Losses, gradients, update; returns the numbers for the log."""
@@ -265,9 +291,8 @@ class Trainer:
         """Take up the state that another run saved."""
 
         def part(prefix: str) -> dict[str, Tensor]:
-            return {
-                k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)
-            }
+            found = (k for k in tensors if k.startswith(prefix))
+            return {k.removeprefix(prefix): tensors[k] for k in found}
 
         self.step = facts["step"]
         self.ema.load_state_dict(part("ema."))
@@ -281,23 +306,23 @@ class Trainer:
             whole = self.optimizers[name].state_dict() | {"state": state}
             self.optimizers[name].load_state_dict(whole)
 
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens now."""
+        return self.step % every == 0 or self.step == self.config.steps
+
     def save(self) -> Path:
         """Write a resume file of this step; keep the newest two."""
-        tensors, facts = self.state()
-        folder = save_state(self.out / "states" / f"step-{self.step:08d}", tensors, facts)
-        prune_states(self.out / "states", keep=2)
+        states = self.out / "states"
+        folder = save_state(states / f"step-{self.step:08d}", *self.state())
+        prune_states(states, keep=2)
         return folder
 
 # %% ../nbs/08_training.ipynb #fit
 def fit(
-    task: Task,
-    config: TrainConfig,
-    out: str | Path,
-    *,
-    resume: str = "auto",
+    task: Task, config: TrainConfig, out: str | Path, *,
+    resume: str = "auto", progress: bool = True,
     on_log: Callable[[int, dict[str, float]], None] | None = None,
     on_save: Callable[[int, nn.Module], None] | None = None,
-    progress: bool = True,
 ) -> nn.Module:
     """Train until `config.steps`, from scratch or from the last saved state.
 
@@ -307,9 +332,9 @@ def fit(
         out: folder for resume files (`states/`) and `log.jsonl`.
         resume: "auto" (the newest state in `out`, if any), "never", or the
             path of a state.
+        progress: show a progress bar.
         on_log: called with (step, numbers) at each log line.
         on_save: called with (step, averaged model) after each saved state.
-        progress: show a progress bar.
     Returns:
         The averaged model, in evaluation mode.
     Raises:
@@ -320,29 +345,27 @@ def fit(
     """
     trainer = Trainer(task, config, out)
     resume_into(trainer, resume)
-    log = TrainLog(trainer.out / "log.jsonl", trainer.step)
-    bar = tqdm(total=config.steps, initial=trainer.step, disable=not progress)
+    log, done = TrainLog(trainer.out / "log.jsonl", trainer.step), trainer.step
+    rest = range(done, config.steps)
+    bar = tqdm(rest, initial=done, total=config.steps, disable=not progress)
     try:
-        for batch in task.batches(trainer.step):
-            if trainer.step >= config.steps:
-                break
-            numbers = trainer.train_step(batch)
-            trainer.step += 1
-            bar.update()
-            last = trainer.step == config.steps
-            if trainer.step % config.log_every == 0 or last:
-                row = log.write(trainer.step, numbers)
-                bar.set_postfix(loss=f"{row.get('loss/model', math.nan):.4f}")
-                if on_log:
-                    on_log(trainer.step, row)
-            if trainer.step % config.save_every == 0 or last:
-                trainer.save()
-                if on_save:
-                    on_save(trainer.step, trainer.ema.module.eval())
+        with bar, held_interrupts() as pressed:
+            for _, batch in zip(bar, task.batches(done), strict=False):
+                numbers = trainer.train_step(batch)
+                trainer.step += 1
+                if trainer.due(config.log_every):
+                    row = log.write(trainer.step, numbers)
+                    bar.set_postfix(loss=row.get("loss/model"))
+                    if on_log:
+                        on_log(trainer.step, row)
+                if trainer.due(config.save_every):
+                    trainer.save()
+                    if on_save:
+                        on_save(trainer.step, trainer.ema.module.eval())
+                if pressed:
+                    raise KeyboardInterrupt
     except KeyboardInterrupt as stop:
         raise TrainingInterrupted(trainer.step, trainer.save()) from stop
-    finally:
-        bar.close()
     return trainer.ema.module.eval()
 
 # %% ../nbs/08_training.ipynb #resume-into
@@ -368,25 +391,6 @@ def resume_into(trainer: Trainer, resume: str) -> None:
             f"{other}; use the same one, another out folder, or resume='never'"
         )
     trainer.load(tensors, facts)
-
-# %% ../nbs/08_training.ipynb #trainlog
-class TrainLog:
-    """One JSON object per line; lines after the resumed step are dropped."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path, self.began = path, time.monotonic()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line and json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
-
-    def write(self, step: int, numbers: dict[str, Any]) -> dict[str, float]:
-        """Append the numbers of a step; return them as plain floats."""
-        seconds = round(time.monotonic() - self.began, 2)
-        row = {key: float(value) for key, value in numbers.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "seconds": seconds} | row) + "\n")
-        return row
 
 # %% ../nbs/08_training.ipynb #drop-labels
 def drop_labels(labels: Tensor, null_label: int, share: float) -> Tensor:
@@ -485,11 +489,10 @@ class TransformerTask:
     def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Token ids ``(b, n)`` and labels from step `start` on."""
         config = self.config
-        sampler = CounterSampler(
+        order = CounterSampler(
             len(self.tokens), config.batch, config.seed, start_step=start
         )
-        for pairs in sampler:
-            yield self.tokens.batch(pairs)
+        yield from map(self.tokens.batch, order)
 
     def losses(
         self, batch: tuple[Tensor, Tensor], step: int
@@ -505,9 +508,8 @@ class TransformerTask:
             logits = model(inputs, labels)
             means = scale_means(token_losses(logits, ids), schedule.counts)
         else:
-            means = random_scale_losses(
-                model, inputs, ids, labels, config.scale_share
-            )
+            shares = config.scale_share
+            means = random_scale_losses(model, inputs, ids, labels, shares)
         weights = means.new_tensor(schedule.counts) / schedule.length
         numbers = {f"ce/{k}": mean.detach() for k, mean in enumerate(means)}
         return {"model": (weights * means).sum()}, numbers
