@@ -179,7 +179,7 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
     trained.save_pretrained(
         out, data=images.name, command=command(), training=asdict(config)
     )
-    return {"out": str(out), "images": len(images), "steps": config.steps}
+    return {"out": str(out), **counted(images), "steps": config.steps}
 
 
 def tokenize(args: argparse.Namespace) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     losses = scale_cross_entropy(trained, tokenizer, some)
     return {
         "out": str(out),
-        "images": len(images),
+        **counted(images),
         "steps": config.steps,
         "cross_entropy_per_scale": [round(x, 4) for x in losses.tolist()],
     }
@@ -449,6 +449,12 @@ def token_set(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     return tokenizer, images, tokens
 
 
+def counted(images: Any) -> dict[str, int]:
+    """How many images there are, and how many files were left out."""
+    skipped = {"skipped_files": images.skipped} if images.skipped else {}
+    return {"images": len(images)} | skipped
+
+
 def weights_hash(module: Any) -> str:
     """A hash of all weights, whatever device they are on."""
     from .data import digest
@@ -669,10 +675,14 @@ def build_parser() -> argparse.ArgumentParser:
     training_options(p)
     token_options(p)
     p.add_argument("--tokens", default=None, help="token file made by tokenize")
-    p.add_argument("--mask", choices=("markov", "causal", "band"))
-    p.add_argument("--depth", type=int, default=4)
-    p.add_argument("--width", type=int, default=128)
-    p.add_argument("--heads", type=int, default=4)
+    p.add_argument(
+        "--mask",
+        choices=("markov", "causal", "band"),
+        help="which scales a scale may look at (markov: its own)",
+    )
+    p.add_argument("--depth", type=int, default=4, help="blocks (4)")
+    p.add_argument("--width", type=int, default=128, help="channels (128)")
+    p.add_argument("--heads", type=int, default=4, help="attention heads (4)")
     p.add_argument("--label-drop", type=float, help="share of labels hidden (0.1)")
     p = verb(verbs, shared, "info", info)
     p.add_argument("model")

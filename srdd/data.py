@@ -121,10 +121,11 @@ class ImageSet:
         name: for manifests and messages.
         fingerprint: changes with the content.
         flip: whether a mirror image is an image of the same kind.
+        skipped: unreadable files that were left out.
     """
 
-    source: Tensor | Callable[[int], Tensor]
-    labels: Tensor
+    source: Tensor | Callable[[int], Tensor] = field(repr=False)
+    labels: Tensor = field(repr=False)
     classes: tuple[str, ...]
     side: int
     channels: int
@@ -132,6 +133,7 @@ class ImageSet:
     fingerprint: str
     flip: bool = False
     rows: Tensor | None = field(default=None, repr=False)
+    skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -326,7 +328,7 @@ def open_folder(
     mark = digest(*(x.numpy().tobytes() for x in images), str((side, channels)))
     return ImageSet(
         lambda i: images[i], torch.tensor(kept), classes, side, channels,
-        root.name, mark, flip,
+        root.name, mark, flip, skipped=errors,
     )
 
 # %% ../nbs/appendices/a2_data.ipynb #from-tensors
@@ -474,8 +476,7 @@ NAMED: dict[str, Callable[..., ImageSet]] = {
 def open_images(
     source: Any, *, side: int | None = None, channels: int | None = None,
     root: str | Path | None = None, on_error: str = "raise", max_errors: int = 100,
-    upsample: bool = False, flip: bool = False,
-) -> ImageSet:
+    upsample: bool = False, flip: bool = False) -> ImageSet:
     """Images from wherever they are.
 
     Args:
