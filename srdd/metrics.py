@@ -347,7 +347,8 @@ class Judge(nn.Module, Pretrained):
         """The maps after each convolution, ``(b, c_i, h_i, w_i)``."""
         want = (self.config.channels, self.config.side, self.config.side)
         if images.shape[1:] != want:
-            raise ValueError(f"images has shape {tuple(images.shape)}, want (b, *{want})")
+            got = tuple(images.shape)
+            raise ValueError(f"images has shape {got}, the judge wants (b, *{want})")
         x, maps = images, []
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             x = conv(x)
@@ -417,7 +418,7 @@ def train_judge(
     images: ImageSet,
     out: str | Path | None = None,
     *,
-    steps: int = 3000,
+    steps: int = 3300,
     batch: int = 128,
     seed: int = 0,
     dtype: str = "float32",
@@ -439,7 +440,8 @@ def train_judge(
         The averaged judge, in evaluation mode.
     """
     config = TrainConfig(
-        steps, batch, lr=3e-3, final_lr=0.01, ema=0.998, dtype=dtype, seed=seed
+        steps, batch, lr=6e-3, warmup=min(100, steps // 10), final_lr=0.01,
+        ema=0.998, dtype=dtype, seed=seed, save_every=1000, log_every=100,
     )
     shape = JudgeConfig(images.channels, images.side, classes=len(images.classes))
     with torch.random.fork_rng():
@@ -449,7 +451,7 @@ def train_judge(
     with tempfile.TemporaryDirectory() as scratch:
         return fit(task, config, out or scratch, resume=resume, progress=progress)
 
-# %% ../nbs/14_evaluation.ipynb #8225949b
+# %% ../nbs/14_evaluation.ipynb #Images
 Images = ImageSet | Tensor | Iterable[Tensor]
 
 # %% ../nbs/14_evaluation.ipynb #in-batches
