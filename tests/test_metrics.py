@@ -1,0 +1,332 @@
+"""Measures: equal to the literal ones, blind where they must be, strict."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from srdd.data import colour_shapes, fashion_slice
+from srdd.metrics import (
+    FeatureMoments,
+    Judge,
+    JudgeConfig,
+    Reference,
+    accuracy,
+    blur,
+    check_features,
+    evaluate,
+    features_of,
+    frechet_distance,
+    in_batches,
+    jitter,
+    kid,
+    mmd,
+    nearest_distance,
+    neighbour_scores,
+    relative_fd,
+    train_judge,
+    yardsticks,
+)
+
+
+def cloud(n, d=6, seed=0, **changes):
+    """Correlated features, ``(n, d)`` float64."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(d, d, generator=generator, dtype=torch.float64)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64) @ mix
+    return x * changes.get("scale", 1) + changes.get("shift", 0)
+
+
+def moments_of(mean, covariance, count=1000):
+    """Moments of given mean and covariance."""
+    mean = torch.as_tensor(mean, dtype=torch.float64)
+    covariance = torch.as_tensor(covariance, dtype=torch.float64)
+    return FeatureMoments(count, mean, (count - 1) * covariance)
+
+
+class Thumbnail:
+    """A feature network without weights: the image at 4 x 4 pixels."""
+
+    name, width = "thumbnail", 16
+
+    def __call__(self, images):
+        return F.adaptive_avg_pool2d(images.mean(1, keepdim=True), 4).flatten(1)
+
+    def classify(self, features):
+        return torch.stack((features.sum(1), -features.sum(1)), 1)
+
+
+@pytest.fixture(scope="module")
+def halves():
+    return fashion_slice().split(0.5, seed=0)
+
+
+# ------------------------------------------------------------- the distances
+@pytest.mark.parametrize("cuts", [(1, 299), (100, 100, 100), (299, 1), (2,) * 150])
+def test_moments_of_parts_join_to_the_moments_of_the_whole(cuts):
+    x = cloud(300, shift=1e4)  # large means lose digits in naive sums
+    first, *rest = (FeatureMoments.of(part) for part in x.split(cuts))
+    joined = sum(rest, start=first)
+    whole = FeatureMoments.of(x)
+    assert joined.count == 300
+    torch.testing.assert_close(joined.mean, whole.mean, rtol=1e-12, atol=0)
+    torch.testing.assert_close(joined.covariance, x.T.cov(), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frechet_distance_equals_the_literal_one(reference, seed):
+    literal = reference("14_evaluation")["frechet_reference"]
+    x, y = cloud(400, seed=seed), cloud(300, seed=seed + 50, shift=0.3, scale=1.4)
+    got = frechet_distance(FeatureMoments.of(x), FeatureMoments.of(y))
+    assert got == pytest.approx(literal(x, y), rel=1e-6)
+    back = frechet_distance(FeatureMoments.of(y), FeatureMoments.of(x))
+    assert back == pytest.approx(got, rel=1e-9)
+
+
+def test_frechet_distance_of_known_normal_laws():
+    a = moments_of([0.0, 0.0], [[1.0, 0.0], [0.0, 4.0]])
+    b = moments_of([3.0, 1.0], [[9.0, 0.0], [0.0, 4.0]])
+    assert frechet_distance(a, b) == pytest.approx(9 + 1 + 4, abs=1e-9)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
+    turned = [moments_of(turn @ m.mean, turn @ m.covariance @ turn.T) for m in (a, b)]
+    assert frechet_distance(*turned) == pytest.approx(14, abs=1e-9)
+
+
+def test_a_covariance_without_full_rank_does_no_harm():
+    x = cloud(200)
+    flat = torch.cat((x, x[:, :1], torch.zeros(200, 1)), 1)
+    moments = FeatureMoments.of(flat)
+    assert frechet_distance(moments, moments) == pytest.approx(0, abs=1e-6)
+
+
+def test_kernel_distance_equals_the_double_loop(reference):
+    literal = reference("14_evaluation")["mmd_reference"]
+    x, y = cloud(25), cloud(18, seed=1)
+    assert mmd(x, y).item() == pytest.approx(literal(x, y), rel=1e-10)
+
+
+def test_kernel_distance_is_unbiased():
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(3000, 2, 20, 3, generator=generator, dtype=torch.float64)
+    values = torch.stack([mmd(x, y) for x, y in draws])
+    assert values.mean().abs() < 4 * values.std() / len(values) ** 0.5
+    assert (values < 0).any()  # nothing is clipped
+
+
+def test_kid_is_the_mean_over_disjoint_parts():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 1000, 4, generator=generator).unbind(0)
+    y = y + 0.4
+    value, error = kid(x, y)
+    assert value > 5 * error > 0
+    assert kid(x, y) == (value, error)  # the shuffle has a seed
+    assert kid(x, y, seed=1) != (value, error)
+    two, _ = kid(x, y, blocks=2)
+    assert two == pytest.approx(value, rel=0.5)
+
+
+# ------------------------------------------------------------ the neighbours
+@pytest.mark.parametrize("k", [1, 5])
+def test_neighbour_scores_equal_brute_force_for_any_chunk(reference, k):
+    literal = reference("14_evaluation")["coverage_reference"]
+    real, fake = cloud(60, 3), cloud(45, 3, seed=9)
+    scores = neighbour_scores(real, fake, k)
+    assert scores["coverage"] == literal(real, fake, k)
+    assert scores["recall"] == pytest.approx(
+        _inside(fake, real, k).any(0).double().mean()
+    )
+    inside = _inside(real, fake, k)  # (balls, queries)
+    assert scores["precision"] == pytest.approx(inside.any(0).double().mean().item())
+    assert scores["density"] == pytest.approx(inside.sum().item() / (k * 45))
+    for chunk in (7, 13, 59):
+        assert neighbour_scores(real, fake, k, chunk) == scores
+
+
+def _inside(points, queries, k):
+    """Which balls of `points` hold which queries, one distance at a time."""
+    radius = torch.cdist(points, points).sort(1).values[:, k]
+    return torch.cdist(points, queries) <= radius[:, None]
+
+
+def test_a_set_covers_itself_and_a_missing_kind_is_seen():
+    real = torch.cat((cloud(100, 2), cloud(100, 2, shift=40)))
+    assert neighbour_scores(real, real)["coverage"] == 1
+    scores = neighbour_scores(real, real[:100])
+    assert scores["precision"] == 1 and scores["coverage"] == 0.5
+
+
+def test_copies_are_near():
+    train, new = cloud(300), cloud(50, seed=7)
+    assert nearest_distance(train[:9], train).max() < 1e-5
+    wanted = torch.cdist(new, train).min(1).values
+    torch.testing.assert_close(nearest_distance(new, train, chunk=11), wanted)
+
+
+def test_frechet_and_kernel_are_blind_where_the_chapter_says():
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(4000, 4, generator=generator)
+    coin = torch.randint(2, (4000, 4), generator=generator) * 2.0 - 1
+    d = frechet_distance(FeatureMoments.of(real), FeatureMoments.of(coin))
+    values = []
+    for _ in range(40):
+        a = torch.randn(200, 4, generator=generator)
+        b = torch.randint(2, (200, 4), generator=generator) * 2.0 - 1
+        values.append(mmd(a.double(), b.double()))
+    values = torch.stack(values)
+    assert d < 0.02 and values.mean().abs() < 4 * values.std() / 40**0.5
+    assert neighbour_scores(real, coin)["coverage"] < 0.2
+
+
+# ---------------------------------------------------------------- the images
+def test_blur_is_a_normalised_gaussian_that_repeats_the_border():
+    flat = torch.full((2, 3, 8, 8), 0.25)
+    torch.testing.assert_close(blur(flat), flat)
+    x = torch.randn(1, 2, 9, 9, dtype=torch.float64)
+    taps = torch.exp(-0.5 * (torch.arange(-3, 4, dtype=torch.float64) / 0.7) ** 2)
+    kernel = torch.outer(taps, taps) / taps.sum() ** 2
+    padded = F.pad(x, (3,) * 4, mode="replicate")
+    wanted = F.conv2d(padded, kernel.expand(2, 1, 7, 7), groups=2)
+    torch.testing.assert_close(blur(x), wanted, rtol=0, atol=1e-12)
+
+
+def test_features_do_not_depend_on_the_batches(halves):
+    photos, labels = halves[0].batch(range(120))
+    net = Thumbnail()
+    whole = features_of(net, photos)
+    for size in (1, 50, 119):
+        assert torch.equal(features_of(net, photos.split(size)), whole)
+    some = halves[0].subset(list(range(120)))
+    assert torch.equal(features_of(net, some), whole)
+    reference = Reference.of(net, halves[1].batch(range(100))[0])
+    labels = torch.zeros(120, dtype=torch.int64)
+    once = evaluate(net, photos, reference, labels)
+    again = evaluate(net, iter(photos.split(7)), reference, labels)
+    assert once == pytest.approx(again, rel=1e-9)
+    assert once["images"] == 120 and 0 <= once["accuracy"] <= 1
+
+
+def test_yardsticks_stand_in_order(halves):
+    judge = Judge.from_pretrained("judge")
+    reference = Reference.of(judge, halves[0], features_of(judge, halves[1]))
+    known = yardsticks(judge, reference, *halves)
+    order = [known[name]["rel_fd"] for name in ("test", "train", "blur", "noise")]
+    assert order == sorted(order) and order[0] == pytest.approx(0, abs=1e-6)
+    assert known["blur"]["rel_fd"] == pytest.approx(1, abs=1e-6)
+    assert known["train"]["neighbour"] == pytest.approx(0, abs=1e-3)  # its own copies
+    assert known["test"]["neighbour"] == pytest.approx(1, abs=1e-6)
+    assert known["noise"]["accuracy"] < 0.3 < 0.9 < known["test"]["accuracy"]
+
+
+def test_jitter_moves_and_mirrors_pixels_only():
+    torch.manual_seed(0)
+    x = torch.randn(64, 2, 6, 6)
+    y = jitter(x)
+    assert torch.equal(x.flatten(2).sort().values, y.flatten(2).sort().values)
+    same = [
+        any(
+            torch.equal(y[i], f.roll((dy, dx), (1, 2)))
+            for f in (x[i], x[i].flip(2))
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+        )
+        for i in range(64)
+    ]
+    assert all(same) and (y != x).any()
+
+
+# ----------------------------------------------------------------- the judge
+def test_a_judge_survives_its_folder(tmp_path):
+    torch.manual_seed(0)
+    judge = Judge(JudgeConfig(channels=3, side=16, widths=(8, 12), classes=4)).eval()
+    judge.save_pretrained(tmp_path / "j", data="none")
+    back = Judge.from_pretrained(tmp_path / "j")
+    x = torch.rand(5, 3, 16, 16)
+    assert torch.equal(back.logits(x), judge.logits(x))
+    assert back.width == 12 and back.config == judge.config
+
+
+def test_the_shipped_judge_names_clothes():
+    judge, (photos, labels) = (
+        Judge.from_pretrained("judge"),
+        fashion_slice().batch(range(0, 1000, 4)),
+    )
+    assert accuracy(judge.logits(photos), labels) > 0.9
+
+
+def test_a_judge_can_be_trained_stopped_and_resumed(tmp_path):
+    images = fashion_slice().subset(list(range(0, 1000, 5)))
+    options = {"batch": 32, "progress": False}
+    whole = train_judge(images, tmp_path / "a", steps=12, **options)
+    again = train_judge(images, tmp_path / "b", steps=12, **options)
+    for one, two in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert not whole.training
+
+
+# ----------------------------------------------------------------- bad input
+def test_features_that_cannot_be_measured_are_refused():
+    bad = cloud(10)
+    bad[3, 2] = math.nan
+    for x, words in (
+        (bad, r"NaN or infinity in 1 of 10"),
+        (cloud(1), "give more images"),
+        (cloud(4)[0], r"want \(n, d\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_features(x, "features")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: frechet_distance(*(FeatureMoments.of(cloud(6)),) * 2), "6 images"),
+        (
+            lambda: frechet_distance(
+                FeatureMoments.of(cloud(50, 3)), FeatureMoments.of(cloud(50, 4))
+            ),
+            "3 and 4 features",
+        ),
+        (
+            lambda: FeatureMoments.of(cloud(5, 3)) + FeatureMoments.of(cloud(5, 4)),
+            "one network",
+        ),
+        (lambda: kid(cloud(30), cloud(30, 5)), "one width"),
+        (lambda: kid(cloud(30), cloud(30), blocks=1), "blocks >= 2"),
+        (lambda: kid(cloud(15), cloud(30)), "give more images"),
+        (lambda: neighbour_scores(cloud(30), cloud(30), k=0), "k must be"),
+        (lambda: neighbour_scores(cloud(30), cloud(4), k=5), "give more images"),
+        (lambda: relative_fd(1.0, 0.0), "unit must be"),
+        (lambda: relative_fd(1.0, math.nan), "unit must be"),
+        (lambda: blur(torch.zeros(1, 1, 4, 4), 0.0), "sigma must be"),
+        (lambda: accuracy(torch.zeros(3, 4), torch.tensor([0, 1, 4])), "0..4.*knows 4"),
+        (lambda: accuracy(torch.zeros(3, 4), torch.tensor([0, 1])), "for 3 images"),
+        (lambda: list(in_batches(torch.full((1, 1, 4, 4), 3.0))), r"want \[-1, 1\]"),
+        (lambda: list(in_batches(torch.full((1, 1, 4, 4), math.nan))), "nan"),
+        (lambda: features_of(Thumbnail(), []), "no images"),
+        (lambda: Judge(JudgeConfig())(torch.zeros(2, 3, 32, 32)), "judge wants"),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_training_images_among_the_held_out_ones_are_refused(halves):
+    net = Thumbnail()
+    features = features_of(net, halves[0])
+    with pytest.raises(ValueError, match="itself in train"):
+        Reference.of(net, halves[0], train=features)
+
+
+def test_a_network_that_answers_nonsense_is_named():
+    class Broken(Thumbnail):
+        name = "broken"
+
+        def __call__(self, images):
+            return super().__call__(images) / 0
+
+    images = colour_shapes(4, 16, seed=0).batch(range(4))[0]
+    with pytest.raises(ValueError, match="broken features"):
+        features_of(Broken(), images)
