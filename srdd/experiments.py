@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ from .metrics import (
     yardsticks,
 )
 from .pipeline import Pipeline
-from .records import single, write_record
+from .records import single, spread, write_record
 from .sampling import image_seeds, sample
 from .tokenizer import Tokenizer, psnr
 from .training import scale_cross_entropy
 
 BATCH = 250
+SAMPLING_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -149,18 +150,22 @@ def measure_quality(setting: Setting) -> dict[str, Any]:
     names = {"Markovian": "fashion", "causal twin": "fashion-causal"}
     pipes = {k: Pipeline.from_pretrained(v) for k, v in names.items()}
     tokenizer = pipes["Markovian"].tokenizer
-    measured = {}
+    seeds, values = [setting.seed + i for i in range(SAMPLING_SEEDS)], {}
     for name, pipe in pipes.items():
         for how, changes in (("guided", {}), ("not guided", {"guidance": 1.0})):
-            images = sampled(pipe, labels, setting, **changes)
-            measured[f"{name}, {how}"] = evaluate(judge, images, reference, labels)
+            runs = []
+            for seed in seeds:
+                images = sampled(pipe, labels, replace(setting, seed=seed), **changes)
+                runs.append(evaluate(judge, images, reference, labels))
+            for key in runs[0]:
+                values[f"{name}, {how}/{key}"] = spread([run[key] for run in runs])
     images = reconstructed(tokenizer, test)
-    measured["reconstructions"] = evaluate(judge, images, reference, test.labels)
+    measured = {"reconstructions": evaluate(judge, images, reference, test.labels)}
     measured |= known_sets(judge, reference, train, test, setting.seed)
     with torch.no_grad():
         errors = [psnr(tokenizer.reconstruct(x), x) for x in in_batches(test)]
     measured["reconstructions"]["psnr_db"] = torch.cat(errors).mean().item()
-    return {"values": rows(measured)}
+    return {"values": values | rows(measured), "seeds": seeds}
 
 
 def measure_guidance(setting: Setting) -> dict[str, Any]:
@@ -244,9 +249,8 @@ def run(name: str, **setting: Any) -> dict[str, Any]:
         raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
     row, told = EXPERIMENTS[name], Setting(**setting)
     measured = row.measure(told)
-    record = write_record(
-        name=name, claim=row.claim, tier="tiny model", seeds=[told.seed], **measured
-    )
+    facts = {"claim": row.claim, "tier": "tiny model", "seeds": [told.seed]}
+    record = write_record(name=name, **(facts | measured))
     return {k: v["mean"] for k, v in record.values.items()}
 
 

@@ -67,8 +67,15 @@ class Record:
         if key not in self.values:
             raise ValueError(f"{self.name} has no {key!r}, only {list(self.values)}")
         mean, sd = self.values[key]["mean"], self.values[key]["sd"]
-        shown = f"{mean:.{digits}g}"
-        return shown if sd is None else f"{shown} ± {sd:.2g}"
+        shown = plain(mean, digits)
+        return shown if sd is None else f"{shown} ± {plain(sd, 2)}"
+
+
+def plain(value: float, digits: int) -> str:
+    """A number with some digits, without powers of ten; tiny ones are 0."""
+    if abs(value) < 1e-4:
+        return "0"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
 
 
 def single(value: float) -> dict[str, float | int | None]:
@@ -192,16 +199,24 @@ def quality_table(record: Record) -> str:
         "coverage": "coverage",
         "neighbour": "neighbour",
     }
+    names = {
+        "test": "the test images themselves",
+        "train": "training images",
+        "blur": "test images, blurred by 0.7 pixels",
+    }
     groups = list(dict.fromkeys(key.split("/")[0] for key in record.values))
     rows = [["10,000 images against the 10,000 test images", *columns]]
     for group in groups:
         cells = [f"{group}/{key}" for key in columns.values()]
-        rows.append(
-            [group, *(record.text(c) if c in record.values else "" for c in cells)]
-        )
+        shown = (record.text(c) if c in record.values else "" for c in cells)
+        rows.append([names.get(group, group), *shown])
     return "\n".join(
         [
             markdown_table(rows),
+            "",
+            "rel-FD is FD in units of that of the blurred images. Neighbour: distance "
+            "to the nearest training image, 1 being that of real test images. One "
+            f"training run; ± is the spread over {len(record.seeds)} sampling seeds.",
             "",
             f"Tier: {record.tier}. `{record.command}`, {record.device}, "
             f"torch {record.versions['torch']}, {record.date}.",

@@ -99,12 +99,12 @@ def test_markers_are_filled_with_the_record(tmp_path):
 def test_the_quality_table_has_a_row_for_each_set(tmp_path):
     values = {
         f"{row}/{key}": single(1.5)
-        for row in ("Markovian", "blur")
+        for row in ("Markovian", "noise")
         for key in ("rel_fd", "fd")
     }
     write_record(tmp_path, **(FACTS | {"name": "fashion-quality", "values": values}))
     lines = render("fashion-quality", tmp_path).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["Markovian", "blur"]
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["Markovian", "noise"]
 
 
 def test_tables_are_markdown():
