@@ -472,8 +472,15 @@ def transformer_start(
     from .transformer import ScaleTransformer, TransformerConfig
 
     if args.init:
-        model = ScaleTransformer.from_pretrained(args.init, device=args.device)
-        model.config = replace(model.config, mask=args.mask or model.config.mask)
+        old = ScaleTransformer.from_pretrained(args.init, device=args.device)
+        mask = args.mask or old.config.mask
+        config = replace(old.config, mask=mask, classes=len(images.classes))
+        weights = old.state_dict()
+        if config.classes != old.config.classes:  # new classes start from "no class"
+            null = weights["class_embed.weight"][-1:]
+            weights["class_embed.weight"] = null.repeat(config.classes + 1, 1)
+        model = ScaleTransformer(config).to(args.device)
+        model.load_state_dict(weights)
         return model.train()
     mine = tokenizer.config
     fields_ = {

@@ -418,7 +418,7 @@ def train_judge(
     images: ImageSet,
     out: str | Path | None = None,
     *,
-    steps: int = 3300,
+    steps: int = 6000,
     batch: int = 128,
     seed: int = 0,
     dtype: str = "float32",

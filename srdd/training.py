@@ -371,26 +371,25 @@ def fit(
 # %% ../nbs/08_training.ipynb #resume-into
 def resume_into(trainer: Trainer, resume: str) -> None:
     """Load the state that `resume` names into the trainer, if there is one."""
-    if resume == "never":
-        return
-    folder = trainer.out / "states" if resume == "auto" else Path(resume)
-    found = latest_state(folder) if resume == "auto" else folder
+    found = Path(resume)
+    if resume in ("auto", "never"):
+        found = latest_state(trainer.out / "states") if resume == "auto" else None
     if found is None:
         return
     tensors, facts = load_state(found)
     free = {"steps", "workers", "save_every", "log_every"}
     mine, theirs = json.loads(json.dumps(asdict(trainer.config))), facts["config"]
-    other = {
-        name: (theirs.get(name), value)
-        for name, value in mine.items()
-        if name not in free and theirs.get(name) != value
-    }
+    changed = [k for k, v in mine.items() if k not in free and theirs.get(k) != v]
+    other = {k: (theirs.get(k), mine[k]) for k in changed}
     if other:
         raise CheckpointError(
             f"{found} belongs to a run with another configuration (saved, asked): "
             f"{other}; use the same one, another out folder, or resume='never'"
         )
-    trainer.load(tensors, facts)
+    try:
+        trainer.load(tensors, facts)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{found} is of another network: {error}") from error
 
 # %% ../nbs/08_training.ipynb #drop-labels
 def drop_labels(labels: Tensor, null_label: int, share: float) -> Tensor:
