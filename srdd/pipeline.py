@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,9 +132,13 @@ class Pipeline:
         """
         if isinstance(class_labels, Tensor):
             class_labels = class_labels.flatten().tolist()
-        one = isinstance(class_labels, (int, str))
-        ids = []
-        for label in [class_labels] if one else class_labels:
+        several = isinstance(class_labels, Iterable) and not isinstance(
+            class_labels, str
+        )
+        labels, ids = list(class_labels) if several else [class_labels], []
+        if not labels:
+            raise ValueError("class_labels is empty, want at least one class")
+        for label in labels:
             known = {name.lower(): i for i, name in enumerate(self.classes)}
             index = known.get(label.lower(), -1) if isinstance(label, str) else label
             if not isinstance(index, int) or not 0 <= index < len(self.classes):

@@ -176,3 +176,9 @@ def test_a_damaged_or_missing_folder_is_named(pipe, tmp_path):
     weights.write_bytes(bytes(data))
     with pytest.raises(CheckpointError, match="model.safetensors"):
         Pipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("labels", [[], 1.5, None.__class__, [0, "tiger"]])
+def test_labels_that_name_no_class_are_refused(pipe, labels):
+    with pytest.raises(ValueError, match="class_labels"):
+        pipe(labels)
