@@ -90,7 +90,7 @@ def image_grid(
     wide, high = (n * scale + pad for n in tiles[0].size)
     font = ImageFont.load_default(size=max(10, high // 4))
     firsts = labels[::columns] if labels else []
-    margin = max((int(font.getlength(text)) + 8 for text in firsts), default=0)
+    margin = max((int(font.getlength(text)) + 12 for text in firsts), default=0)
     rows = -(-len(tiles) // columns)
     mode = "L" if tiles[0].mode == "L" else "RGB"
     sheet = Image.new(mode, (margin + columns * wide + pad, rows * high + pad), "white")
