@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ScaleLaws', 'places_of', 'exact_cross_entropy', 'scale_predictor', 'entropy', 'margin', 'conditional_entropy',
            'state_loss', 'count_collisions', 'TokenLikelihood', 'token_likelihood', 'total_correlation', 'best_laws',
-           'substep_bound', 'merge_cost']
+           'substep_bound', 'merge_cost', 'resampled_law', 'redraw_matrix']
 
 # %% ../nbs/07_equivalence.ipynb #exported-imports
 from collections.abc import Callable, Sequence
@@ -247,3 +247,43 @@ def merge_cost(law: Tensor, counts: Sequence[int], k: int) -> Tensor:
         for i in second
     ]
     return torch.stack(costs).sum()
+
+# %% ../nbs/07_equivalence.ipynb #resampled-law
+def resampled_law(law: Tensor, threshold: float, passes: int) -> Tensor:
+    """Law of a token that is drawn again while its probability is too low.
+
+    Args:
+        law: ``(v,)``.
+        threshold: tokens below it are drawn again, from the same law.
+        passes: how often at most.
+    Source: chapter 7, section 6; method: simple resampling.
+    """
+    low = law < threshold
+    mass = law[low].sum()
+    if mass >= 1:
+        return law
+    kept = law * (1 - mass ** (passes + 1)) / (1 - mass)
+    return torch.where(low, law * mass**passes, kept)
+
+# %% ../nbs/07_equivalence.ipynb #redraw-matrix
+def redraw_matrix(law: Tensor, places: Sequence[int]) -> Tensor:
+    """One pass that draws some places again, each by itself given the rest.
+
+    Args:
+        law: the true law, one axis per token, positive.
+        places: which are drawn.
+    Returns:
+        ``(v ** n, v ** n)`` transition matrix, rows are laws.
+    Source: chapter 7, section 6.
+    """
+    n, v = law.ndim, law.shape[0]
+    x, rest = outcomes(v, n), [i for i in range(n) if i not in set(places)]
+    same = (x[:, None, rest] == x[None, :, rest]).all(-1)  # (m, m)
+    matrix = same.to(law)
+    for i in places:
+        inside = sorted([*rest, i])
+        pair = margin(law, inside)
+        chosen = pair[tuple(x[:, j] for j in inside)]  # p(rest, x_i)
+        total = margin(law, rest)[tuple(x[:, j] for j in rest)] if rest else law.sum()
+        matrix = matrix * (chosen / total)[None, :]
+    return matrix

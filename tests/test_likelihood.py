@@ -24,6 +24,8 @@ from srdd.likelihood import (
     margin,
     merge_cost,
     places_of,
+    redraw_matrix,
+    resampled_law,
     scale_predictor,
     state_loss,
     substep_bound,
@@ -190,6 +192,36 @@ def test_merging_two_scales_costs_their_mutual_information(seed, case):
         exact_cross_entropy(law, c, best_laws(law, c)).sum() for c in (counts, short)
     )
     torch.testing.assert_close(merged - long, merge_cost(law, counts, k), **EXACT)
+
+
+# --------------------------------------------------- P8, P9: drawing again
+@given(seeds, st.floats(0.01, 0.6), st.integers(0, 6))
+@draws
+def test_drawing_again_from_the_same_law_is_truncation(seed, threshold, passes):
+    law = random_law(seed, 2).flatten()
+    low = (law < threshold)[:, None]
+    step = torch.where(low, law, torch.eye(9, dtype=torch.float64))
+    wanted = law @ torch.linalg.matrix_power(step, passes)
+    torch.testing.assert_close(resampled_law(law, threshold, passes), wanted, **EXACT)
+
+
+@given(seeds)
+@draws
+def test_one_token_at_a_time_keeps_the_law_and_two_at_once_do_not(seed):
+    law = random_law(seed, 3) + 1e-3
+    law = law / law.sum()
+    flat = law.flatten()
+    for place in range(3):
+        moves = redraw_matrix(law, [place])
+        torch.testing.assert_close(moves.sum(1), torch.ones(27).double(), **EXACT)
+        torch.testing.assert_close(flat @ moves, flat, **EXACT)
+    both = redraw_matrix(law, [0, 2])
+    torch.testing.assert_close(both.sum(1), torch.ones(27).double(), **EXACT)
+    assert (flat @ both - flat).abs().sum() > 1e-6
+    everything = flat @ redraw_matrix(law, [0, 1, 2])
+    alone = [law.sum([j for j in range(3) if j != i]) for i in range(3)]
+    wanted = torch.einsum("a,b,c->abc", *alone).flatten()
+    torch.testing.assert_close(everything, wanted, **EXACT)
 
 
 # --------------------------------------------------- P10: a chain of values
