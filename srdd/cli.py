@@ -500,7 +500,11 @@ def transformer_start(
 
 
 def sampling_options(base: Any, args: argparse.Namespace) -> Any:
-    """The model's own sampling with the options that were given."""
+    """The model's own sampling, or ``--preset``, with the options that were given."""
+    from .sampling import sampling_preset
+
+    if args.preset:
+        base = sampling_preset(args.preset)
     options = {field.name: getattr(args, field.name, None) for field in fields(base)}
     return replace(base, **{k: v for k, v in options.items() if v is not None})
 
@@ -636,6 +640,7 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
     p.add_argument("--batch", type=int, default=64, help="images at a time (64)")
     p.add_argument("--zoom", type=int, default=2, help="pixels per pixel (2)")
     p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
+    p.add_argument("--preset", help="settings: plain, fashion, var-fid, var-demo")
     p.add_argument("--guidance", type=float, help="weight w; 1 is none")
     p.add_argument("--guidance-rule", choices=("constant", "linear", "interval"))
     p.add_argument("--top-k", type=int, help="most likely codes kept; 0 all")

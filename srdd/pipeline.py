@@ -15,7 +15,13 @@ from torch import Tensor
 from .figures import to_pil
 from .files import read_json, replace_folder, resolve_model, write_manifest
 from .quantization import Step
-from .sampling import SampleConfig, check_pair, image_seeds, sample
+from .sampling import (
+    SampleConfig,
+    check_pair,
+    image_seeds,
+    sample,
+    sampling_preset,
+)
 from .tokenizer import Tokenizer
 from .transformer import ScaleTransformer
 
@@ -154,6 +160,7 @@ class Pipeline:
         class_labels: Any = None,
         guidance_scale: float | None = None,
         *,
+        preset: str | None = None,
         num_images_per_label: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: str = "pil",
@@ -167,6 +174,8 @@ class Pipeline:
         Args:
             class_labels: ids or names, one or several; None is unconditional.
             guidance_scale: weight w of classifier-free guidance; 1 is none.
+            preset: settings of `srdd.sampling.SAMPLING_PRESETS` instead of the
+                model's own; the other arguments still change them.
             num_images_per_label: images for each label (or in all, without).
             generator: one for the call or one per image. Only its initial
                 seed is read, so the same generator always gives the same
@@ -191,7 +200,7 @@ class Pipeline:
                 "batch_size and num_images_per_label must be at least 1, got "
                 f"{batch_size} and {num_images_per_label}"
             )
-        config = self.config_with(guidance_scale, sampling)
+        config = self.config_with(guidance_scale, sampling, preset)
         ids = None
         count = num_images_per_label
         if class_labels is not None:
@@ -218,9 +227,12 @@ class Pipeline:
         return PipelineOutput(convert(images, output_type), ids, tokens)
 
     def config_with(
-        self, guidance_scale: float | None, sampling: dict[str, Any]
+        self,
+        guidance_scale: float | None,
+        sampling: dict[str, Any],
+        preset: str | None = None,
     ) -> SampleConfig:
-        """The pipeline's sampling, with what a call changes."""
+        """The pipeline's sampling or a preset, with what a call changes."""
         unknown = set(sampling) - set(asdict(self.sampling))
         if unknown:
             raise ValueError(
@@ -229,7 +241,8 @@ class Pipeline:
             )
         if guidance_scale is not None:
             sampling = {"guidance": guidance_scale} | sampling
-        return replace(self.sampling, **sampling)
+        base = self.sampling if preset is None else sampling_preset(preset)
+        return replace(base, **sampling)
 
     def step_hook(
         self, callback: Callable[..., Any] | None, names: Sequence[str]

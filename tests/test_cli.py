@@ -250,6 +250,7 @@ def test_info_counts_what_is_there(trained):
         (("sample", "{model}", "--classes", "cow"), "cow"),
         (("sample", "{model}", "--top-p", "1.5"), "top_p"),
         (("sample", "{model}", "--guidance", "nan"), "guidance"),
+        (("sample", "{model}", "--preset", "best"), "preset must be one of"),
         (("sample", "{model}", "--top-k", "999"), "top_k"),
         (("train", "nowhere", "--tokenizer", "{tok}"), "nowhere"),
         (("train-tokenizer", "{photos}", "--size", "30"), "--size"),

@@ -182,3 +182,13 @@ def test_a_damaged_or_missing_folder_is_named(pipe, tmp_path):
 def test_labels_that_name_no_class_are_refused(pipe, labels):
     with pytest.raises(ValueError, match="class_labels"):
         pipe(labels)
+
+
+def test_a_call_can_name_a_preset_and_change_it(pipe):
+    named = pipe.config_with(None, {"top_k": 3}, "var-fid")
+    assert (named.guidance, named.top_k, named.top_p) == (2.5, 3, 0.96)
+    assert len(pipe(preset="plain", output_type="pt").images) == 1
+    with pytest.raises(ValueError, match="preset must be one of"):
+        pipe(preset="best")
+    with pytest.raises(ValueError, match="top_k must be at most the vocabulary"):
+        pipe(preset="var-fid")

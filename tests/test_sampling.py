@@ -14,6 +14,7 @@ from srdd.sampling import (
     gumbel_noise,
     image_seeds,
     sample,
+    sampling_preset,
 )
 from srdd.scales import ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig
@@ -346,3 +347,15 @@ def test_samples_on_the_device_equal_those_on_the_cpu(device):
     assert all(
         torch.equal(a, b.cpu()) for a, b in zip(here.tokens, there.tokens, strict=True)
     )
+
+
+def test_presets_are_the_published_settings_in_our_convention():
+    """The peer writes (1 + t) cond - t uncond with t = 1.5 k / (K - 1)."""
+    fid, demo = sampling_preset("var-fid"), sampling_preset("var-demo")
+    for config, t in ((fid, 1.5), (demo, 4.0)):
+        weights = [config.weight(k, 10) for k in range(10)]
+        assert weights == pytest.approx([1 + t * k / 9 for k in range(10)], abs=1e-12)
+    assert (fid.top_k, fid.top_p, demo.top_k, demo.top_p) == (900, 0.96, 900, 0.95)
+    assert sampling_preset("plain") == SampleConfig()
+    with pytest.raises(ValueError, match="one of plain, .* got 'fid'"):
+        sampling_preset("fid")
