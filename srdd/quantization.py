@@ -8,7 +8,7 @@ __all__ = ['Step', 'SharedConvs', 'ScaleCodes', 'MultiScaleQuantizer', 'Codebook
 
 # %% ../nbs/03_quantization.ipynb #exported-imports
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -207,19 +207,23 @@ class MultiScaleQuantizer(ScaleCodes):
         return last.f_hat
 
     def teacher_inputs(
-        self, tokens: list[Tensor], schedule: ScaleSchedule | None = None
+        self, tokens: list[Tensor], schedule: ScaleSchedule | None = None,
+        seen: Sequence[int] | None = None,
     ) -> Tensor:
         """What a transformer sees: ``D_{k+1} f_hat_k``, packed.
 
+        Args:
+            tokens, schedule: as in `decode_steps`.
+            seen: for each scale, how many scales its map holds; by default
+                all that came before, k at scale k. Chapter 11 takes fewer.
         Returns:
             ``(b, n - s_1^2, z)``: the first scale has no map before it.
         """
         schedule = schedule or self.schedule
-        steps = list(self.decode_steps(tokens, schedule))[:-1]
-        packed = [
-            area_down(step.f_hat, side).flatten(2)
-            for step, side in zip(steps, schedule.sides[1:], strict=True)
-        ]
+        maps = [step.f_hat for step in self.decode_steps(tokens, schedule)]
+        maps.insert(0, torch.zeros_like(maps[0]))
+        each = zip(seen or range(len(schedule)), schedule.sides, strict=True)
+        packed = [area_down(maps[j], side).flatten(2) for j, side in each][1:]
         if not packed:
             return self.embedding.weight.new_zeros(len(tokens[0]), 0, self.width)
         return torch.cat(packed, dim=2).transpose(1, 2)  # (b, n - s_1^2, z)

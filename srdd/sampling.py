@@ -245,15 +245,29 @@ class ScaleSampler:
             null = torch.full_like(labels, model.null_label)
             self.both = model.condition(torch.cat((labels, null)))
         self.cache = KeyValueCache(schedule, mask)
+        self.ahead: dict[int, Tensor] = {}
 
     def logits(self, k: int, f_hat: Tensor) -> Tensor:
-        """Guided logits of a scale, ``(b, s_k^2, v)``."""
-        run = self.model.scale_logits
-        if not self.guided[k]:
+        """Guided logits of a scale, ``(b, s_k^2, v)``.
+
+        The first scale of a group runs them all: they see the same map.
+        """
+        if k in self.ahead:
+            return self.ahead.pop(k)
+        config, states, condition = self.model.config, f_hat, self.cond
+        scales = max(1, config.seen.count(k))
+        guided = any(self.guided[k : k + scales])
+        if guided:
+            states, condition = f_hat.repeat(2, 1, 1, 1), self.both
+        else:
             self.cache.narrow(len(f_hat))
-            return run(k, f_hat, self.cond, cache=self.cache)
-        twice = run(k, f_hat.repeat(2, 1, 1, 1), self.both, cache=self.cache)
-        return guide(*twice.chunk(2), self.weights[k])
+        packed = self.model.scale_logits(
+            k, states, condition, cache=self.cache, scales=scales
+        )
+        parts = packed.split(config.schedule.counts[k : k + scales], dim=1)
+        for j, part in enumerate(parts, k):
+            self.ahead[j] = guide(*part.chunk(2), self.weights[j]) if guided else part
+        return self.ahead.pop(k)
 
     def choose(self, k: int, f_hat: Tensor) -> Tensor:
         """Draw the tokens of scale k, ``(b, s_k^2)``."""

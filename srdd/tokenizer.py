@@ -45,6 +45,8 @@ class TokenizerConfig:
         vocab: number of codes v.
         phi_convs: shared convolutions of the residual path.
         schedule: sides of the token maps.
+        decoder_base: channels of the decoder at full resolution; None takes
+            `base`. Chapter 11 trains slimmer decoders.
     Raises:
         ValueError: if the norm groups do not divide a width, an attention
             level does not exist, or a size is not positive.
@@ -60,17 +62,19 @@ class TokenizerConfig:
     vocab: int = 4096
     phi_convs: int = 4
     schedule: ScaleSchedule = field(default=VAR_256)
+    decoder_base: int | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.image_channels, self.base, self.blocks, self.norm_groups,
-                 self.code_width, self.vocab, self.phi_convs, *self.multipliers)
+                 self.code_width, self.vocab, self.phi_convs, *self.multipliers,
+                 *self.decoder_widths)
         if min(sizes) < 1 or not self.multipliers:
             raise ValueError(f"every size of a tokenizer must be >= 1, got {self}")
         levels = range(len(self.multipliers))
         if not set(self.attention_levels) <= set(levels):
             raise ValueError(f"attention_levels {self.attention_levels} must be "
                              f"among the levels {list(levels)}")
-        odd = [w for w in self.widths if w % self.norm_groups]
+        odd = [w for w in self.widths + self.decoder_widths if w % self.norm_groups]
         if odd:
             raise ValueError(f"norm_groups {self.norm_groups} does not divide the "
                              f"widths {odd}; choose base or norm_groups otherwise")
@@ -79,6 +83,12 @@ class TokenizerConfig:
     def widths(self) -> tuple[int, ...]:
         """Channels of each level, fine to coarse."""
         return tuple(self.base * m for m in self.multipliers)
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """The same for the decoder."""
+        base = self.base if self.decoder_base is None else self.decoder_base
+        return tuple(base * m for m in self.multipliers)
 
     @property
     def image_side(self) -> int:
@@ -211,7 +221,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        groups, widths = config.norm_groups, config.widths
+        groups, widths = config.norm_groups, config.decoder_widths
         self.conv_in = nn.Conv2d(config.code_width, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], groups)
         self.up = nn.ModuleList()

@@ -502,7 +502,9 @@ class TransformerTask:
         ids, labels = (x.to(self.device) for x in batch)
         labels = drop_labels(labels, model.null_label, config.label_drop)
         with torch.no_grad():
-            inputs = self.tokenizer.quantize.teacher_inputs(schedule.split(ids))
+            inputs = self.tokenizer.quantize.teacher_inputs(
+                schedule.split(ids), seen=model.config.seen
+            )
         if config.scale_share is None:
             logits = model(inputs, labels)
             means = scale_means(token_losses(logits, ids), schedule.counts)
@@ -526,14 +528,15 @@ def scale_cross_entropy(
     Returns:
         ``(K,)`` nats per token; weigh with ``s_k^2 / n`` for the mean.
     """
-    schedule, total = model.config.schedule, torch.zeros(len(model.config.schedule))
+    schedule, seen = model.config.schedule, model.config.seen
+    total = torch.zeros(len(schedule))
     device = next(model.parameters()).device
     model.eval()
     for start in range(0, len(tokens), batch):
         stop = min(start + batch, len(tokens))
         ids, labels = tokens.batch([(0, i) for i in range(start, stop)])
         ids, labels = ids.to(device), labels.to(device)
-        inputs = tokenizer.quantize.teacher_inputs(schedule.split(ids))
+        inputs = tokenizer.quantize.teacher_inputs(schedule.split(ids), seen=seen)
         each = token_losses(model(inputs, labels), ids)
         total += scale_means(each, schedule.counts).cpu() * (stop - start)
     return total / len(tokens)

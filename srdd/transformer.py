@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TransformerConfig', 'preset', 'Condition', 'split_vectors', 'SelfAttention', 'MLP', 'Block', 'drop_rates',
-           'check_inputs', 'cache_mix', 'ScaleTransformer', 'initialise', 'check_labels']
+           'check_inputs', 'cache_mix', 'packed_mix', 'ScaleTransformer', 'initialise', 'check_labels']
 
 # %% ../nbs/06_transformer.ipynb #exported-imports
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -38,9 +39,13 @@ class TransformerConfig:
         qk_norm: unit-length queries and keys with a learned temperature.
         mlp_ratio: hidden width of the MLP in units of `width`.
         drop_path: chance to skip the last block in training; grows from 0.
+        groups: scales that each pass writes, coarse to fine: ``(1, 2, 1)``
+            writes scales 2 and 3 together, from one map. None writes one
+            scale per pass. Markovian mask only. Chapter 11.
     Raises:
         ValueError: sizes not positive, heads do not divide the width,
-            unknown mask, drop_path outside [0, 1), an MLP without width.
+            unknown mask, drop_path outside [0, 1), an MLP without width,
+            groups that are not all scales, or with another mask.
     """
 
     depth: int
@@ -55,6 +60,7 @@ class TransformerConfig:
     qk_norm: bool = True
     mlp_ratio: float = 4.0
     drop_path: float = 0.0
+    groups: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.depth, self.width, self.heads, self.vocab,
@@ -71,6 +77,22 @@ class TransformerConfig:
             raise ValueError(
                 f"mlp_ratio must leave the MLP a width, got {self.mlp_ratio}"
             )
+        whole = self.groups is None or (
+            self.mask == "markov" and min(self.groups, default=0) > 0
+            and sum(self.groups) == len(self.schedule)
+        )
+        if not whole:
+            raise ValueError(
+                f"groups must count all {len(self.schedule)} scales of a markov "
+                f"model, got {self.groups} with mask {self.mask!r}"
+            )
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """For each scale, how many scales the map that it sees holds."""
+        sizes = self.groups or (1,) * len(self.schedule)
+        firsts = accumulate(sizes[:-1], initial=0)
+        return tuple(f for f, n in zip(firsts, sizes, strict=True) for _ in range(n))
 
 # %% ../nbs/06_transformer.ipynb #preset
 def preset(name: str, **changes: Any) -> TransformerConfig:
@@ -222,6 +244,16 @@ def cache_mix(cache: KeyValueCache, block: int, scale: int) -> Callable[..., Ten
 
     return mix
 
+
+def packed_mix(sides: tuple[int, ...]) -> Callable[..., Tensor]:
+    """Attention of some scales in one pass, each to itself."""
+    schedule = ScaleSchedule(sides)
+
+    def mix(q: Tensor, k: Tensor, v: Tensor, factor: float) -> Tensor:
+        return attend(q, k, v, schedule, "markov", scale=factor)
+
+    return mix
+
 # %% ../nbs/06_transformer.ipynb #scaletransformer
 class ScaleTransformer(nn.Module, Pretrained):
     """Predicts the tokens of every scale from the map that came before it.
@@ -303,25 +335,27 @@ class ScaleTransformer(nn.Module, Pretrained):
 
     def scale_logits(
         self, k: int, state: Tensor, labels: Tensor | Condition,
-        *, cache: KeyValueCache | None = None,
+        *, cache: KeyValueCache | None = None, scales: int = 1,
     ) -> Tensor:
-        """Logits of one scale, as in sampling.
+        """Logits of one scale, or of some in one pass, as in sampling.
 
         Args:
             k: the scale, from 0.
             state: accumulated map before it, ``(b, z, h, w)`` float32.
             labels: ``(b,)`` int64, or what `condition` made of them.
             cache: earlier keys and values; a Markovian model needs none.
+            scales: how many scales, from k on, see this map.
         Returns:
-            ``(b, s_k^2, v)`` float32.
+            ``(b, s_k^2, v)`` float32; the scales packed, if there are more.
         """
-        below = area_down(state, self.config.schedule.sides[k])
-        inputs = below.flatten(2).transpose(1, 2)
-        return self.run_scale(k, inputs, labels, cache=cache)
+        sides = self.config.schedule.sides[k : k + scales]
+        below = torch.cat([area_down(state, s).flatten(2) for s in sides], dim=2)
+        inputs = below.transpose(1, 2)  # (b, s_k^2 + ..., z)
+        return self.run_scale(k, inputs, labels, cache=cache, scales=scales)
 
     def run_scale(
         self, k: int, inputs: Tensor, labels: Tensor | Condition,
-        *, cache: KeyValueCache | None = None,
+        *, cache: KeyValueCache | None = None, scales: int = 1,
     ) -> Tensor:
         """Logits of one scale from its own inputs ``(b, s_k^2, z)``.
 
@@ -336,10 +370,16 @@ class ScaleTransformer(nn.Module, Pretrained):
                 raise ValueError(f"mask {config.mask!r} needs a cache at scale {k}")
             cache = KeyValueCache(config.schedule, "markov")
         condition = self.condition(labels) if isinstance(labels, Tensor) else labels
-        own = config.schedule.slices()[k]
-        x = self.token_proj(inputs) if k else condition.start + self.start_embed
-        x = x + self.position_embed[:, own] + self.scale_embed.weight[k]
+        own = slice(*config.schedule.starts[k : k + scales + 1 : scales])
+        x = self.token_proj(inputs)
+        if k == 0:
+            start = condition.start + self.start_embed
+            x = torch.cat((start, x[:, start.shape[1] :]), dim=1)
+        levels = config.schedule.levels(x.device)[own]
+        x = x + self.position_embed[:, own] + self.scale_embed(levels)
         mixes = [cache_mix(cache, i, k) for i in range(config.depth)]
+        if scales > 1:
+            mixes = [packed_mix(config.schedule.sides[k : k + scales])] * config.depth
         for block, six, mix in zip(self.blocks, condition.blocks, mixes, strict=True):
             x = block(x, six, mix)
         return self.head_logits(x, condition)

@@ -84,6 +84,19 @@ def test_encoding_decoding_teaching_and_sampling_are_one_loop():
 
 
 @torch.no_grad()
+def test_a_scale_may_be_shown_an_earlier_map():
+    quantizer = quantizer_of((1, 2, 3, 4, 6))
+    tokens = quantizer.encode(maps_of(quantizer))
+    seen = (0, 1, 1, 0, 4)
+    rows = quantizer.teacher_inputs(tokens, seen=seen)
+    inputs = quantizer.schedule.split(F.pad(rows, (0, 0, 1, 0)))
+    maps = [torch.zeros(4, 3, 6, 6), *quantizer.maps(tokens)]
+    for k in range(1, 5):
+        wanted = area_down(maps[seen[k]], quantizer.schedule.sides[k])
+        assert torch.equal(inputs[k], wanted.flatten(2).transpose(1, 2))
+
+
+@torch.no_grad()
 def test_tokens_of_a_map_do_not_depend_on_its_batch():
     quantizer = quantizer_of()
     f = maps_of(quantizer, batch=9)

@@ -1,6 +1,7 @@
 """The sampler: its law, outcome by outcome, and whose noise it is."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -206,7 +207,7 @@ def test_the_second_law_is_computed_only_where_it_is_needed(monkeypatch):
         model, tokenizer = pair((1, 2, 3, 4), mask=mask)
         rows, plain = [], model.scale_logits
 
-        def count(k, state, labels, *, cache=None, rows=rows, plain=plain):
+        def count(k, state, labels, *, cache=None, scales=1, rows=rows, plain=plain):
             rows.append(len(state))
             return plain(k, state, labels, cache=cache)
 
@@ -214,6 +215,25 @@ def test_the_second_law_is_computed_only_where_it_is_needed(monkeypatch):
         middle = SampleConfig(2.0, "interval", interval=(0.6, 0.7))
         sample(model, tokenizer, [0] * 4, config=middle, seeds=range(4))
         assert rows == wanted  # an earlier scale's keys are guided as well
+
+
+@pytest.mark.parametrize("name", ["plain", "linear", "interval"])
+def test_a_group_is_drawn_from_the_map_before_it(name):
+    model, tokenizer = pair((1, 2, 3, 4), depth=2)
+    model.config = replace(model.config, groups=(1, 2, 1))
+    config, seeds = SETTINGS[name], image_seeds(0, 5)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    got = sample(model, tokenizer, labels, config=config, seeds=seeds)
+    inputs = tokenizer.quantize.teacher_inputs(got.tokens, seen=(0, 1, 1, 3))
+    with torch.no_grad():
+        cond, uncond = (
+            model.config.schedule.split(model(inputs, y))
+            for y in (labels, torch.full_like(labels, model.null_label))
+        )
+    for k in range(4):
+        law = guide(cond[k], uncond[k], config.weight(k, 4)).log_softmax(-1)
+        wanted = law.gather(-1, got.tokens[k][..., None])[..., 0]
+        torch.testing.assert_close(got.trace[k].log_prob, wanted, rtol=0, atol=1e-5)
 
 
 def test_noise_is_a_function_of_its_counters():

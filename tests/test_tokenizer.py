@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -251,6 +252,17 @@ def test_weights_of_another_shape_are_refused(tiny, tmp_path):
     path.write_text(text.replace('"vocab": 16', '"vocab": 32'))
     with pytest.raises(CheckpointError):
         Tokenizer.from_pretrained(tmp_path / "t")
+
+
+def test_a_decoder_may_be_slimmer_than_its_encoder(tiny):
+    slim = Tokenizer(replace(TINY, decoder_base=2))
+    shapes = {k: v.shape for k, v in tiny.state_dict().items()}
+    other = {k: v.shape for k, v in slim.state_dict().items()}
+    changed = {k for k in shapes if other.get(k) != shapes[k]}
+    assert changed and all(k.startswith("decoder.") for k in changed)
+    assert slim.reconstruct(images(2)).shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match="norm_groups 2 does not divide"):
+        replace(TINY, decoder_base=3)
 
 
 def test_config_survives_json():

@@ -323,11 +323,27 @@ def test_presets_are_one_family():
         ({"drop_path": float("nan")}, "drop_path must be in"),
         ({"mlp_ratio": 0.0}, "mlp_ratio"),
         ({"mlp_ratio": float("nan")}, "mlp_ratio"),
+        ({"groups": (1, 2)}, "groups must count all 4 scales"),
+        ({"groups": (4, 0)}, "groups must count all 4 scales"),
+        ({"groups": (1, 2, 1), "mask": "causal"}, "groups .* mask 'causal'"),
     ],
 )
 def test_config_is_checked(change, words):
     with pytest.raises(ValueError, match=words):
         replace(TINY, **change)
+
+
+def test_scales_of_one_pass_are_the_scales_run_alone():
+    for groups, seen in (((1, 2, 1), (0, 1, 1, 3)), ((3, 1), (0, 0, 0, 3))):
+        model = lively(groups=groups)
+        assert model.config.seen == seen
+        state = torch.randn(3, 8, 5, 5)
+        first = seen.index(max(seen, key=seen.count))
+        count = seen.count(first)
+        with torch.no_grad():
+            packed = model.scale_logits(first, state, LABELS, scales=count)
+            alone = [model.scale_logits(first + i, state, LABELS) for i in range(count)]
+        torch.testing.assert_close(packed, torch.cat(alone, 1), rtol=0, atol=1e-5)
 
 
 def test_config_survives_json():
