@@ -26,6 +26,7 @@ ORDER = {
     "04_tokenizer": "tokenizer",
     "05_attention": "attention",
     "06_transformer": "transformer",
+    "appendices/a7_costs": "costs",
     "07_equivalence": "likelihood",
     "08_training": "training",
     "09_sampling": "sampling",
