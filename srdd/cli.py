@@ -294,6 +294,7 @@ def experiment(args: argparse.Namespace) -> dict[str, Any]:
         device=args.device,
         out=args.out,
         progress=not quiet(args),
+        work=args.work,
     )
 
 
@@ -425,6 +426,7 @@ def token_set(args: argparse.Namespace) -> tuple[Any, Any, Any]:
 
     from .data import open_images
     from .files import encode_images, load_tokens, token_fingerprint
+    from .studies import weights_digest
     from .tokenizer import Tokenizer
 
     tokenizer = channels_last(
@@ -434,7 +436,7 @@ def token_set(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     images = open_images(
         args.data, side=side, channels=channels, root=args.root, on_error=args.on_error
     )
-    mark = weights_hash(tokenizer)
+    mark = weights_digest(tokenizer)
     if cached := getattr(args, "tokens", None):
         wanted = token_fingerprint(images, mark, args.flips)
         return tokenizer, images, load_tokens(cached, wanted)
@@ -453,15 +455,6 @@ def counted(images: Any) -> dict[str, int]:
     """How many images there are, and how many files were left out."""
     skipped = {"skipped_files": images.skipped} if images.skipped else {}
     return {"images": len(images)} | skipped
-
-
-def weights_hash(module: Any) -> str:
-    """A hash of all weights, whatever device they are on."""
-    from .data import digest
-
-    state = module.state_dict()
-    parts = (state[key].cpu().contiguous().numpy() for key in sorted(state))
-    return digest(*(part.tobytes() for part in parts))
 
 
 def transformer_start(
@@ -708,7 +701,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--repeats", type=int, default=20)
     p = verb(verbs, shared, "experiment", experiment)
     p.add_argument("name", help='a name, or "list"')
-    p.add_argument("--root", default=None)
+    p.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")
+    p.add_argument("--work", default="runs", help="keeps finished parts (runs)")
     verb(verbs, shared, "report", report)
     return parser
 

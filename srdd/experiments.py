@@ -27,8 +27,10 @@ from .metrics import (
 from .pipeline import Pipeline
 from .records import single, spread, write_record
 from .sampling import image_seeds, sample
+from .studies import SEEDS, Study, Variant, over_seeds, resolution, time_to_equal
 from .tokenizer import Tokenizer, psnr
 from .training import scale_cross_entropy
+from .transformer import ScaleTransformer
 
 BATCH = 250
 SAMPLING_SEEDS = 3
@@ -43,6 +45,7 @@ class Setting:
     device: str = "cpu"
     out: str | None = None
     progress: bool = False
+    work: str = "runs"
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,112 @@ def measure_speed(setting: Setting) -> dict[str, Any]:
     return {"values": values}
 
 
+STUDY_VARIANTS = {
+    "study size": Variant(),
+    "half the steps": Variant(steps=500),
+    "half the width": Variant(width=32, heads=1),
+}
+
+
+def study_of(setting: Setting) -> Study:
+    """The study of the shipped tokenizer's tokens, with its work folder."""
+    return Study(setting.work, root=setting.root, progress=setting.progress)
+
+
+def measure_study_size(setting: Setting) -> dict[str, Any]:
+    """Half the steps and half the width against the study size, three seeds."""
+    study, values, runs = study_of(setting), {}, {}
+    for name, variant in STUDY_VARIANTS.items():
+        saved = [study.run(variant, seed)[-1] for seed in SEEDS]
+        runs[name] = [study.measure(s) | cross_entropy(study, s) for s in saved]
+        values |= over_seeds(name, runs[name])
+    for other in ("half the steps", "half the width"):
+        for key in ("rel_fd", "kid_1000", "cross_entropy"):
+            found = resolution(runs["study size"], runs[other], key)
+            values |= {f"{other} against study size/{k}": v for k, v in found.items()}
+    return {"values": values, "seeds": list(SEEDS)}
+
+
+def cross_entropy(study: Study, saved: Path) -> dict[str, float]:
+    """Cross-entropy of a saved model under names that stand beside its quality."""
+    found = study.cross_entropy(saved)
+    return {"cross_entropy": found.pop("mean")} | {
+        f"cross_entropy, {scale}": value for scale, value in found.items()
+    }
+
+
+def measure_study_mask(setting: Setting) -> dict[str, Any]:
+    """Markovian and causal attention at study size, three training seeds."""
+    study, values, runs = study_of(setting), {}, {}
+    for name in ("markov", "causal"):
+        saved = [study.run(Variant(mask=name), seed)[-1] for seed in SEEDS]
+        runs[name] = [study.measure(s) | cross_entropy(study, s) for s in saved]
+        values |= over_seeds(name, runs[name])
+    gaps = [
+        {key: a[key] - b[key] for key in a}
+        for a, b in zip(runs["markov"], runs["causal"], strict=True)
+    ]
+    values |= over_seeds("markov minus causal", gaps)
+    return {"values": values, "seeds": list(SEEDS)}
+
+
+CONVERGENCE = {
+    "causal": Variant(mask="causal"),
+    "Markovian": Variant(),
+    "Markovian, random scales": Variant(
+        batch=74, training={"scale_share": (1.0, 1.0, 1.0, 0.5, 0.5, 0.25)}
+    ),
+}
+
+
+def measure_study_convergence(setting: Setting) -> dict[str, Any]:
+    """Quality against steps and CPU seconds, three training seeds."""
+    study, values, curves = study_of(setting), {}, {}
+    for name, variant in CONVERGENCE.items():
+        each = [study.run(variant, seed) for seed in SEEDS]
+        costs = [study.cost(variant, seed) for seed in SEEDS]
+        curves[name] = []
+        for i, marks in enumerate(zip(*each, strict=True), start=1):
+            found = [study.measure(m) | cross_entropy(study, m) for m in marks]
+            kept = [{k: f[k] for k in ("rel_fd", "cross_entropy")} for f in found]
+            share = i / len(each[0])
+            for row, cost in zip(kept, costs, strict=True):
+                row |= {"steps": share * variant.steps, "cpu_seconds": share * cost}
+            curves[name].append(kept)
+            values |= over_seeds(f"{name}, {i} of {len(each[0])}", kept)
+    for other in ("Markovian", "Markovian, random scales"):
+        for cost in ("steps", "cpu_seconds"):
+            ratios = time_to_equal(curves["causal"], curves[other], "rel_fd", cost)
+            values |= over_seeds(f"{cost} to equal rel-FD, causal / {other}", ratios)
+    return {"values": values, "seeds": list(SEEDS)}
+
+
+LARGE = {"depth": 4, "width": 128, "heads": 4, "steps": 200, "lr": 1e-3}
+
+
+def measure_causal_to_markov(setting: Setting) -> dict[str, Any]:
+    """The causal twin under the Markovian mask: before, while and after training."""
+    study, values, marks = study_of(setting), {}, 4
+    ways = {
+        "from causal": Variant(**LARGE, init="fashion-causal"),
+        "from scratch": Variant(**LARGE),
+    }
+    start = ScaleTransformer.from_pretrained("fashion-causal")
+    masks = {"causal mask": "causal", "Markovian mask, not trained": "markov"}
+    for name, mask in masks.items():
+        model = ScaleTransformer(replace(start.config, mask=mask))
+        model.load_state_dict(start.state_dict())
+        saved = model.save_pretrained(study.work / "studies" / f"before-{mask}")
+        values |= over_seeds(name, [study.measure(saved) | cross_entropy(study, saved)])
+    for name, variant in ways.items():
+        each = [study.run(variant, seed, marks) for seed in SEEDS]
+        for i, states in enumerate(zip(*each, strict=True), start=1):
+            found = [study.measure(s) | cross_entropy(study, s) for s in states]
+            step = i * variant.steps // marks
+            values |= over_seeds(f"{name}, step {step}", found)
+    return {"values": values, "seeds": list(SEEDS)}
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "judge": Experiment(
         "The judge names at least 92 % of the test images.", measure_judge
@@ -257,6 +366,22 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-training": Experiment(
         "The training loss of the shipped pair has not stopped falling.",
         measure_training,
+    ),
+    "study-size": Experiment(
+        "Half the steps and half the width are told apart with three seeds.",
+        measure_study_size,
+    ),
+    "study-mask": Experiment(
+        "The Markovian mask costs little against the causal one, over training seeds.",
+        measure_study_mask,
+    ),
+    "study-convergence": Experiment(
+        "The Markovian model reaches a quality sooner than the causal one.",
+        measure_study_convergence,
+    ),
+    "causal-to-markov": Experiment(
+        "A causal model becomes a Markovian one in few steps.",
+        measure_causal_to_markov,
     ),
     "fashion-speed": Experiment(
         "Markovian sampling and packed training steps against the alternatives.",

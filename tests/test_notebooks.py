@@ -49,6 +49,7 @@ HAND_WRITTEN = {
     "experiments",
     "pipeline",
     "records",
+    "studies",
     "_kernels",
 }
 EXPORTS = {"export", "exports", "exporti"}

@@ -1,0 +1,351 @@
+"""Studies: one small model trained several times, so that a difference has a spread.
+
+A `Variant` says what is trained. A `Study` trains it for some seeds, measures it and
+keeps every finished part below a work folder: what was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .data import ImageSet, digest, open_images
+from .files import (
+    TokenSet,
+    encode_images,
+    load_tokens,
+    read_json,
+    save_tokens,
+    token_fingerprint,
+    write_json,
+)
+from .metrics import Judge, Reference, evaluate
+from .records import single, spread
+from .sampling import SampleConfig, image_seeds, sample
+from .scales import ScaleSchedule
+from .tokenizer import Tokenizer
+from .training import Task, TrainConfig, TransformerTask, fit, scale_cross_entropy
+from .transformer import ScaleTransformer, TransformerConfig
+
+SEEDS = (0, 1, 2)
+BATCH = 250
+STUDY_SAMPLES = 2500
+STUDY_SAMPLING = SampleConfig(guidance=2.0, guidance_rule="linear")
+MakeTask = Callable[[ScaleTransformer, Tokenizer, TokenSet, TrainConfig], Task]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is trained; the defaults are the *study size*.
+
+    Args:
+        depth, width, heads: of the transformer.
+        mask: which scales a scale may look at.
+        steps, batch, lr: of the training.
+        init: model whose weights it starts from; None starts anew.
+        network: other fields of `TransformerConfig`.
+        training: other fields of `TrainConfig`.
+    """
+
+    depth: int = 2
+    width: int = 64
+    heads: int = 2
+    mask: str = "markov"
+    steps: int = 1000
+    batch: int = 32
+    lr: float = 3e-3
+    init: str | None = None
+    network: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, tokenizer: Tokenizer, classes: int) -> TransformerConfig:
+        """The network for the tokens of `tokenizer`."""
+        mine = tokenizer.config
+        return TransformerConfig(
+            self.depth,
+            self.width,
+            self.heads,
+            schedule=mine.schedule,
+            vocab=mine.vocab,
+            code_width=mine.code_width,
+            classes=classes,
+            mask=self.mask,
+            **self.network,
+        )
+
+    def train_config(self, seed: int, marks: int) -> TrainConfig:
+        """The training of one seed, with `marks` states saved on the way."""
+        usual = {"ema": 0.99, "warmup": min(100, self.steps // 4), "log_every": 50}
+        return TrainConfig(
+            self.steps,
+            self.batch,
+            self.lr,
+            seed=seed,
+            save_every=-(-self.steps // marks),
+            **(usual | self.training),
+        )
+
+
+class Study:
+    """Trains and measures variants on the tokens of Fashion-MNIST.
+
+    Args:
+        work: folder of all that is kept.
+        root: where Fashion-MNIST lies; None asks `$SRDD_DATA`.
+        tokenizer: folder or name, or a tokenizer.
+        schedule: other sides than the tokenizer's own.
+        task: makes what `srdd.training.fit` trains.
+        progress: show bars.
+    """
+
+    def __init__(
+        self,
+        work: str | Path = "runs",
+        *,
+        root: str | None = None,
+        tokenizer: str | Tokenizer = "fashion",
+        schedule: ScaleSchedule | None = None,
+        task: MakeTask = TransformerTask,
+        progress: bool = False,
+    ) -> None:
+        self.work, self.root, self.progress = Path(work), root, progress
+        if isinstance(tokenizer, str):
+            tokenizer = Tokenizer.from_pretrained(tokenizer)
+        if schedule is not None:
+            tokenizer = with_schedule(tokenizer, schedule)
+        self.tokenizer = tokenizer.to(memory_format=torch.channels_last)
+        self.task = task
+        self.mark = weights_digest(self.tokenizer)
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The training images."""
+        return open_images("fashion", root=self.root)
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The test images."""
+        return open_images("fashion-test", root=self.root)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The feature network."""
+        return Judge.from_pretrained("judge")
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The test images as the judge sees them."""
+        return Reference.of(self.judge, self.test)
+
+    def tokens(self, images: ImageSet) -> TokenSet:
+        """Tokens of a set, encoded once and kept in the work folder."""
+        expect = token_fingerprint(images, self.mark, False)
+        path = self.work / f"tokens-{expect[:12]}.safetensors"
+        if not path.is_file():
+            found = encode_images(
+                images,
+                self.tokenizer.encode,
+                sides=self.tokenizer.schedule.sides,
+                tokenizer_hash=self.mark,
+            )
+            save_tokens(path, found)
+        return load_tokens(path, expect)
+
+    def folder(self, variant: Variant, seed: int) -> Path:
+        """Where a run is kept: named by everything that decides its result."""
+        made = getattr(self.task, "__qualname__", type(self.task).__name__)
+        facts = json.dumps([asdict(variant), made, self.mark], sort_keys=True)
+        return self.work / "studies" / digest(facts)[:12] / f"seed-{seed}"
+
+    def run(self, variant: Variant, seed: int, marks: int = 4) -> list[Path]:
+        """Train a variant for one seed, or find that it was trained before.
+
+        Returns:
+            The model folders of the averaged weights at `marks` equal parts of
+            the training, the last being the result.
+        """
+        folder = self.folder(variant, seed)
+        config = variant.train_config(seed, marks)
+        steps = [min((i + 1) * config.save_every, config.steps) for i in range(marks)]
+        saved = [folder / f"step-{step:06d}" for step in dict.fromkeys(steps)]
+        if not (saved[-1] / "manifest.json").is_file():
+            tokens = self.tokens(self.train)
+            model = self.start(variant, seed, len(tokens.classes))
+            write_json(folder / "variant.json", asdict(variant) | {"seed": seed})
+
+            def keep(step: int, averaged: nn.Module) -> None:
+                averaged.save_pretrained(folder / f"step-{step:06d}")
+
+            began = time.process_time()
+            fit(
+                self.task(model, self.tokenizer, tokens, config),
+                config,
+                folder,
+                progress=self.progress,
+                on_save=keep,
+            )
+            spent = {"cpu_seconds": time.process_time() - began}
+            write_json(folder / "cost.json", spent)
+            shutil.rmtree(folder / "states")
+        return saved
+
+    def start(self, variant: Variant, seed: int, classes: int) -> ScaleTransformer:
+        """The network before training: fresh for its seed, or another's weights."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = ScaleTransformer(variant.config(self.tokenizer, classes))
+        if variant.init is not None:
+            start = ScaleTransformer.from_pretrained(variant.init)
+            model.load_state_dict(start.state_dict())
+        return model
+
+    def cost(self, variant: Variant, seed: int) -> float:
+        """CPU seconds that the training of a finished run took."""
+        return read_json(self.folder(variant, seed) / "cost.json")["cpu_seconds"]
+
+    def measure(
+        self,
+        saved: Path,
+        *,
+        sampling: SampleConfig = STUDY_SAMPLING,
+        count: int = STUDY_SAMPLES,
+        seed: int = 0,
+    ) -> dict[str, float]:
+        """Quality of a saved model: samples against the test images.
+
+        Returns:
+            What `srdd.metrics.evaluate` gives.
+        """
+        model = ScaleTransformer.from_pretrained(saved)
+        facts = json.dumps([asdict(sampling), count, seed], sort_keys=True)
+        return self.kept(
+            saved / f"quality-{digest(facts)[:12]}.json",
+            lambda: self.quality(model, sampling, count, seed),
+        )
+
+    def quality(
+        self, model: ScaleTransformer, sampling: SampleConfig, count: int, seed: int
+    ) -> dict[str, float]:
+        """Sample balanced classes and compare them with the test images."""
+        labels = torch.arange(count) % model.config.classes
+        seeds = image_seeds(seed, count)
+        parts: list[Tensor] = [
+            sample(
+                model,
+                self.tokenizer,
+                labels[at : at + BATCH],
+                config=sampling,
+                seeds=seeds[at : at + BATCH],
+            ).images
+            for at in range(0, count, BATCH)
+        ]
+        return evaluate(self.judge, torch.cat(parts), self.reference, labels)
+
+    def cross_entropy(self, saved: Path, count: int = 2000) -> dict[str, float]:
+        """Cross-entropy on test images, nats per token: each scale and the mean."""
+
+        def measured() -> dict[str, float]:
+            every = self.tokens(self.test)
+            some = replace(
+                every, tokens=every.tokens[:count], labels=every.labels[:count]
+            )
+            model = ScaleTransformer.from_pretrained(saved)
+            losses = scale_cross_entropy(model, self.tokenizer, some)
+            counts = torch.tensor(self.tokenizer.schedule.counts)
+            named = {f"scale {k}": x for k, x in enumerate(losses.tolist(), 1)}
+            return named | {"mean": ((losses * counts).sum() / counts.sum()).item()}
+
+        return self.kept(saved / f"cross-entropy-{count}.json", measured)
+
+    def kept(self, path: Path, measure: Callable[[], dict[str, float]]) -> Any:
+        """What was measured before, or measure it and keep it."""
+        if not path.is_file():
+            write_json(path, measure())
+        return read_json(path)
+
+
+def with_schedule(tokenizer: Tokenizer, schedule: ScaleSchedule) -> Tokenizer:
+    """The same tokenizer with other sides of its token maps."""
+    other = Tokenizer(replace(tokenizer.config, schedule=schedule))
+    weights = tokenizer.state_dict()
+    weights["quantize.ema_vocab_hit_SV"] = other.quantize.ema_vocab_hit_SV
+    other.load_state_dict(weights)
+    return other.eval()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """A hash of all weights and of the config."""
+    state = module.state_dict()
+    parts = [state[key].cpu().contiguous().numpy().tobytes() for key in sorted(state)]
+    return digest(json.dumps(asdict(module.config), sort_keys=True), *parts)
+
+
+def over_seeds(
+    name: str, measured: Sequence[dict[str, float]]
+) -> dict[str, dict[str, Any]]:
+    """Values of a record: each measure of some runs with its spread."""
+    return {
+        f"{name}/{key}": spread([run[key] for run in measured]) for key in measured[0]
+    }
+
+
+def resolution(
+    base: Sequence[dict[str, float]], other: Sequence[dict[str, float]], key: str
+) -> dict[str, dict[str, Any]]:
+    """Whether two variants can be told apart by one measure.
+
+    Args:
+        base, other: the measures of their runs, seed by seed.
+        key: the measure.
+    Returns:
+        Values of a record: the difference ``other - base`` of the means, its
+        standard error from the spread of both, and their ratio.
+    """
+    sides = [spread([run[key] for run in runs]) for runs in (base, other)]
+    difference = sides[1]["mean"] - sides[0]["mean"]
+    error = sum(side["sd"] ** 2 / side["n"] for side in sides) ** 0.5
+    found = {"difference": difference, "error": error, "ratio": difference / error}
+    return {f"{key}, {name}": single(value) for name, value in found.items()}
+
+
+def crossing(costs: Sequence[float], values: Sequence[float], level: float) -> float:
+    """Cost at which a falling curve reaches a level, by straight lines."""
+    for i in range(1, len(values)):
+        if values[i] <= level <= values[i - 1]:
+            share = (values[i - 1] - level) / (values[i - 1] - values[i])
+            return costs[i - 1] + share * (costs[i] - costs[i - 1])
+    return float("nan")
+
+
+def time_to_equal(
+    base: Sequence[Sequence[dict[str, float]]],
+    other: Sequence[Sequence[dict[str, float]]],
+    key: str,
+    cost: str,
+) -> list[dict[str, float]]:
+    """Ratio of costs to the same quality, seed by seed.
+
+    Args:
+        base, other: for each mark of the training, the measures of each seed.
+        key: the measure that falls.
+        cost: the measure that counts.
+    Returns:
+        For each seed ``{"ratio": base / other}`` at the higher of their final
+        values, which both reach.
+    """
+    found = []
+    for runs in zip(zip(*base, strict=True), zip(*other, strict=True), strict=True):
+        curves = [([m[cost] for m in run], [m[key] for m in run]) for run in runs]
+        level = max(values[-1] for _, values in curves)
+        reached = [crossing(costs, values, level) for costs, values in curves]
+        found.append({"ratio": reached[0] / reached[1]})
+    return found
