@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from .data import ImageSet, open_images, permutation
 from .fast import run_suite
+from .features import train_judge
 from .files import encode_images
 from .metrics import (
     Judge,
@@ -21,7 +22,6 @@ from .metrics import (
     evaluate,
     features_of,
     in_batches,
-    train_judge,
     yardsticks,
 )
 from .pipeline import Pipeline

@@ -400,14 +400,18 @@ class FeatureLoss(nn.Module):
         super().__init__()
         self.stages = stages
 
-    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+    def each(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Distance of each pair of images, ``(b,)``."""
         with torch.no_grad():
             wanted = self.stages(real)
-        loss = fake.new_zeros(())
+        found = fake.new_zeros(len(fake))
         for got, want in zip(self.stages(fake), wanted, strict=True):
             got, want = F.normalize(got, dim=1), F.normalize(want, dim=1)
-            loss = loss + (got - want).square().sum(1).mean()
-        return loss / len(wanted)
+            found = found + (got - want).square().sum(1).mean((1, 2))
+        return found / len(wanted)
+
+    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+        return self.each(fake, real).mean()
 
 # %% ../nbs/04_tokenizer.ipynb #patchdiscriminator
 class PatchDiscriminator(nn.Sequential):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from srdd.data import colour_shapes, fashion_slice
+from srdd.data import colour_shapes, fashion_slice, permutation
 from srdd.metrics import (
     FeatureMoments,
     Judge,
@@ -17,17 +17,20 @@ from srdd.metrics import (
     check_features,
     evaluate,
     features_of,
+    fidelity,
     frechet_distance,
     in_batches,
-    jitter,
+    inception_score,
     kid,
     mmd,
     nearest_distance,
     neighbour_scores,
+    paired_test,
     relative_fd,
-    train_judge,
+    ssim,
     yardsticks,
 )
+from srdd.tokenizer import FeatureLoss
 
 
 def cloud(n, d=6, seed=0, **changes):
@@ -179,6 +182,97 @@ def test_frechet_and_kernel_are_blind_where_the_chapter_says():
     assert neighbour_scores(real, coin)["coverage"] < 0.2
 
 
+# ------------------------------------------------------------------- the classes
+@pytest.mark.parametrize("splits", [2, 5, 10])
+def test_inception_score_equals_the_library(splits):
+    isc = pytest.importorskip("torch_fidelity.metric_isc")
+    logits = 3 * cloud(500, 7)
+    mean, sd = inception_score(logits, splits=splits)
+    order = permutation(500, 0, 0)
+    wanted = isc.isc_features_to_metric(logits[order], splits=splits, shuffle=False)
+    assert mean == pytest.approx(wanted["inception_score_mean"], rel=1e-9)
+    scale = (splits / (splits - 1)) ** 0.5  # the library divides by n, we by n - 1
+    assert sd == pytest.approx(wanted["inception_score_std"] * scale, rel=1e-9)
+
+
+def test_frechet_distance_equals_the_library():
+    fid = pytest.importorskip("torch_fidelity.metric_fid")
+    x, y = cloud(400), cloud(350, seed=3, shift=0.5)
+    stats = [fid.fid_features_to_statistics(z) for z in (x, y)]
+    key = "frechet_inception_distance"
+    wanted = fid.fid_statistics_to_metric(*stats, verbose=False)[key]
+    got = frechet_distance(FeatureMoments.of(x), FeatureMoments.of(y))
+    assert got == pytest.approx(wanted, rel=1e-6)
+
+
+def test_kernel_distance_equals_the_library():
+    module = pytest.importorskip("torch_fidelity.metric_kid")
+    x, y = cloud(80), cloud(80, seed=3, shift=0.5)
+    wanted = module.kernel_mmd(x.numpy(), y.numpy(), kid_kernel="poly")
+    assert mmd(x, y).item() == pytest.approx(float(wanted), rel=1e-9)
+
+
+# ------------------------------------------------------------------- the pairs
+@pytest.mark.parametrize("shape", [(2, 1, 11, 11), (1, 3, 14, 13)])
+def test_ssim_equals_the_windows_one_by_one(reference, shape):
+    literal = reference("14_evaluation")["ssim_reference"]
+    generator = torch.Generator().manual_seed(0)
+    x = 2 * torch.rand(shape, generator=generator) - 1
+    y = (x + 0.3 * torch.randn(shape, generator=generator)).clamp(-1, 1)
+    for one, got in enumerate(ssim(x, y)):
+        pairs = zip(x[one], y[one], strict=True)
+        wanted = torch.stack([literal(a, b) for a, b in pairs]).mean()
+        assert got.item() == pytest.approx(wanted.item(), abs=1e-9)
+
+
+def test_ssim_is_symmetric_and_one_for_equal_images():
+    x, y = 2 * torch.rand(2, 4, 1, 16, 16) - 1
+    torch.testing.assert_close(ssim(x, y), ssim(y, x))
+    torch.testing.assert_close(ssim(x, x), torch.ones(4, dtype=torch.float64))
+    assert (ssim(x, y) < 0.5).all()
+
+
+def test_fidelity_is_per_image_and_independent_of_the_batches():
+    photos = fashion_slice().batch(range(30))[0]
+    soft = blur(photos)
+    loss = FeatureLoss(lambda x: [x, F.avg_pool2d(x, 2)])
+    whole = fidelity(soft, photos, loss.each)
+    parts = fidelity(soft.split(7), photos.split(7), loss.each)
+    assert list(whole) == ["psnr", "ssim", "perceptual"]
+    for name, values in whole.items():
+        assert values.shape == (30,)
+        torch.testing.assert_close(values, parts[name], rtol=1e-5, atol=1e-6)
+    error = (soft - photos).double().square().flatten(1).mean(1)
+    torch.testing.assert_close(
+        whole["psnr"], 10 * (4 / error).log10(), rtol=1e-6, atol=0
+    )
+    mean = whole["perceptual"].mean().float()
+    torch.testing.assert_close(loss(soft, photos), mean, rtol=1e-5, atol=1e-6)
+    assert list(fidelity(photos, photos)) == ["psnr", "ssim"]
+
+
+def test_few_pairs_are_exchanged_in_all_ways():
+    a = torch.tensor([3.0, 1.0, 2.0])
+    assert paired_test(a, 0 * a)[2] == 2 / 8  # all signs alike: the two extremes
+    mean, error, p = paired_test(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0]))
+    assert mean == 0 and error == 1 and p == 1
+    gap = torch.tensor([5.0, -1.0])  # sums -6, -4, 4, 6; seen 4
+    assert paired_test(gap, 0 * gap)[2] == 1
+
+
+def test_the_paired_test_keeps_its_level_and_finds_shifts():
+    generator = torch.Generator().manual_seed(0)
+    for n in (8, 50):
+        draws = torch.randn(400, n, generator=generator, dtype=torch.float64)
+        p = [paired_test(x, 0 * x)[2] for x in draws]
+        share = sum(v < 0.05 for v in p) / 400
+        assert share < 0.05 + 4 * (0.05 * 0.95 / 400) ** 0.5
+    x = torch.randn(50, generator=generator) + 1
+    assert paired_test(x, 0 * x)[2] < 1e-6
+    same = torch.ones(20)
+    assert paired_test(same, same)[2] == 1
+
+
 # ---------------------------------------------------------------- the images
 def test_blur_is_a_normalised_gaussian_that_repeats_the_border():
     flat = torch.full((2, 3, 8, 8), 0.25)
@@ -207,6 +301,37 @@ def test_features_do_not_depend_on_the_batches(halves):
     assert once["images"] == 120 and 0 <= once["accuracy"] <= 1
 
 
+def test_stored_photographs_are_counted_as_copies(halves):
+    net, (known, new) = Thumbnail(), halves
+    reference = Reference.of(net, new, train=features_of(net, known))
+    mixed = torch.cat((known.batch(range(100))[0], new.batch(range(300))[0]))
+    found = evaluate(net, mixed, reference)
+    assert 0.25 <= found["copies"] <= 0.28  # 100 copies of 400, and 1 % of the rest
+    assert found["neighbour"] > 0.5  # the median hides them
+    assert evaluate(net, new, reference)["copies"] <= 0.01
+
+
+def test_a_small_reference_gives_no_frechet_distance_and_all_the_rest(halves):
+    net, photos = Thumbnail(), halves[0].batch(range(30))[0]
+    small = Reference.of(net, photos[:16])  # as many images as features
+    assert math.isnan(small.unit)
+    found = evaluate(net, photos, small, k=3, blocks=5)
+    assert {"fd", "rel_fd"}.isdisjoint(found) and "kid_1000" in found
+    assert not any(math.isnan(value) for value in found.values())
+    full = Reference.of(net, photos)
+    with pytest.raises(ValueError, match="12 images for 16 features"):
+        evaluate(net, photos[:12], full, k=3, blocks=5)
+
+
+def test_classes_of_another_network_give_no_accuracy(halves):
+    net = Thumbnail()
+    photos, labels = halves[0].batch(range(60))
+    reference = Reference.of(net, photos)
+    net.foreign = True
+    found = evaluate(net, photos, reference, labels)
+    assert "accuracy" not in found and found["is"] >= 1
+
+
 def test_yardsticks_stand_in_order(halves):
     judge = Judge.from_pretrained("judge")
     reference = Reference.of(judge, halves[0], features_of(judge, halves[1]))
@@ -217,23 +342,6 @@ def test_yardsticks_stand_in_order(halves):
     assert known["train"]["neighbour"] == pytest.approx(0, abs=1e-3)  # its own copies
     assert known["test"]["neighbour"] == pytest.approx(1, abs=1e-6)
     assert known["noise"]["accuracy"] < 0.3 < 0.9 < known["test"]["accuracy"]
-
-
-def test_jitter_moves_and_mirrors_pixels_only():
-    torch.manual_seed(0)
-    x = torch.randn(64, 2, 6, 6)
-    y = jitter(x)
-    assert torch.equal(x.flatten(2).sort().values, y.flatten(2).sort().values)
-    same = [
-        any(
-            torch.equal(y[i], f.roll((dy, dx), (1, 2)))
-            for f in (x[i], x[i].flip(2))
-            for dy in range(-2, 3)
-            for dx in range(-2, 3)
-        )
-        for i in range(64)
-    ]
-    assert all(same) and (y != x).any()
 
 
 # ----------------------------------------------------------------- the judge
@@ -253,16 +361,6 @@ def test_the_shipped_judge_names_clothes():
         fashion_slice().batch(range(0, 1000, 4)),
     )
     assert accuracy(judge.logits(photos), labels) > 0.9
-
-
-def test_a_judge_can_be_trained_stopped_and_resumed(tmp_path):
-    images = fashion_slice().subset(list(range(0, 1000, 5)))
-    options = {"batch": 32, "progress": False}
-    whole = train_judge(images, tmp_path / "a", steps=12, **options)
-    again = train_judge(images, tmp_path / "b", steps=12, **options)
-    for one, two in zip(whole.parameters(), again.parameters(), strict=True):
-        assert torch.equal(one, two)
-    assert not whole.training
 
 
 # ----------------------------------------------------------------- bad input
@@ -305,6 +403,24 @@ def test_features_that_cannot_be_measured_are_refused():
         (lambda: list(in_batches(torch.full((1, 1, 4, 4), 3.0))), r"want \[-1, 1\]"),
         (lambda: list(in_batches(torch.full((1, 1, 4, 4), math.nan))), "nan"),
         (lambda: features_of(Thumbnail(), []), "no images"),
+        (lambda: ssim(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)), "from 11"),
+        (
+            lambda: ssim(torch.zeros(2, 1, 12, 12), torch.zeros(1, 1, 12, 12)),
+            "one shape",
+        ),
+        (
+            lambda: fidelity(torch.zeros(5, 1, 12, 12), torch.zeros(4, 1, 12, 12)),
+            "pair",
+        ),
+        (
+            lambda: fidelity(torch.zeros(300, 1, 12, 12), torch.zeros(250, 1, 12, 12)),
+            "pair up, got batches .50.* and None",
+        ),
+        (lambda: inception_score(torch.zeros(19, 3)), "give more images"),
+        (lambda: inception_score(torch.full((40, 3), math.nan)), "NaN"),
+        (lambda: paired_test(torch.zeros(3), torch.zeros(4)), "want pairs"),
+        (lambda: paired_test(torch.zeros(1), torch.zeros(1)), "n >= 2"),
+        (lambda: paired_test(torch.tensor([1, math.nan]), torch.zeros(2)), "NaN"),
         (lambda: Judge(JudgeConfig())(torch.zeros(2, 3, 32, 32)), "judge wants"),
     ],
 )

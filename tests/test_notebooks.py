@@ -47,6 +47,7 @@ HAND_WRITTEN = {
     "__main__",
     "cli",
     "experiments",
+    "features",
     "pipeline",
     "records",
     "studies",
