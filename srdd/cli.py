@@ -494,12 +494,32 @@ def transformer_start(
 
 def sampling_options(base: Any, args: argparse.Namespace) -> Any:
     """The model's own sampling, or ``--preset``, with the options that were given."""
-    from .sampling import sampling_preset
+    from .sampling import ResamplingPlan, sampling_preset
 
     if args.preset:
         base = sampling_preset(args.preset)
-    options = {field.name: getattr(args, field.name, None) for field in fields(base)}
-    return replace(base, **{k: v for k, v in options.items() if v is not None})
+    base = replace(base, **given_options(base, args))
+    plan = base.resampling or ResamplingPlan()
+    changes = given_options(plan, args, "pass_")
+    return replace(base, resampling=replace(plan, **changes)) if changes else base
+
+
+def given_options(base: Any, args: argparse.Namespace, prefix: str = "") -> dict:
+    """Those fields of a configuration that the command line sets."""
+    options = {f.name: getattr(args, prefix + f.name, None) for f in fields(base)}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def per_scale(text: str) -> Any:
+    """A number, or one per scale with commas between them, as a tuple."""
+    found = [float(x) if set(x) & set(".en") else int(x) for x in text.split(",")]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def several(text: str) -> tuple:
+    """Numbers with commas between them, as a tuple also if it is only one."""
+    found = per_scale(text)
+    return found if isinstance(found, tuple) else (found,)
 
 
 def parameters(module: Any) -> int:
@@ -634,11 +654,33 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
     p.add_argument("--zoom", type=int, default=2, help="pixels per pixel (2)")
     p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
     p.add_argument("--preset", help="settings: plain, fashion, var-fid, var-demo")
-    p.add_argument("--guidance", type=float, help="weight w; 1 is none")
+    each = {"type": per_scale, "metavar": "X[,X...]"}
+    p.add_argument("--guidance", **each, help="weight w; 1 is none; or one per scale")
     p.add_argument("--guidance-rule", choices=("constant", "linear", "interval"))
-    p.add_argument("--top-k", type=int, help="most likely codes kept; 0 all")
-    p.add_argument("--top-p", type=float, help="probability kept; 1 all")
-    p.add_argument("--temperature", type=float, help="divides the logits")
+    p.add_argument("--interval", type=several, metavar="LOW,HIGH", help="in [0, 1]")
+    p.add_argument(
+        "--guidance-off", type=int, metavar="M", help="no guidance at the last M scales"
+    )
+    p.add_argument("--top-k", **each, help="most likely codes kept; 0 all")
+    p.add_argument("--top-p", **each, help="probability kept; 1 all")
+    p.add_argument("--temperature", **each, help="divides the logits")
+    plan = p.add_argument_group("passes that draw tokens again (chapter 10)")
+    plan.add_argument("--passes", dest="pass_passes", **each, help="after the first")
+    plan.add_argument("--rule", dest="pass_rule", help="which tokens: sequence, ...")
+    plan.add_argument("--law", dest="pass_law", help="head, map or same")
+    plan.add_argument(
+        "--scales",
+        dest="pass_scales",
+        type=several,
+        metavar="K[,K...]",
+        help="which scales, from 0; all",
+    )
+    plan.add_argument(
+        "--share", dest="pass_share", **each, help="part of the tokens, or per pass"
+    )
+    plan.add_argument(
+        "--pass-temperature", type=float, help="of the passes; that of the draw"
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from .figures import to_pil
 from .files import read_json, replace_folder, resolve_model, write_manifest
 from .quantization import Step
 from .sampling import (
+    ResamplingPlan,
     SampleConfig,
     check_pair,
     image_seeds,
@@ -267,9 +268,13 @@ class Pipeline:
 
 def sampling_from(facts: dict[str, Any]) -> SampleConfig:
     """A `SampleConfig` from its JSON form."""
-    fields = dict(facts)
-    if "interval" in fields:
-        fields["interval"] = tuple(fields["interval"])
+
+    def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+    fields = with_tuples(facts)
+    if fields.get("resampling") is not None:
+        fields["resampling"] = ResamplingPlan(**with_tuples(fields["resampling"]))
     return SampleConfig(**fields)
 
 

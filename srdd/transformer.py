@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TransformerConfig', 'preset', 'Condition', 'split_vectors', 'SelfAttention', 'MLP', 'Block', 'drop_rates',
-           'check_inputs', 'cache_mix', 'packed_mix', 'ScaleTransformer', 'initialise', 'check_labels']
+           'check_inputs', 'cache_mix', 'packed_mix', 'fresh_cache', 'map_rows', 'MaskHead', 'all_blocks',
+           'modulations', 'embed_scales', 'see_known', 'ScaleTransformer', 'initialise', 'check_labels']
 
 # %% ../nbs/06_transformer.ipynb #exported-imports
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -42,10 +43,13 @@ class TransformerConfig:
         groups: scales that each pass writes, coarse to fine: ``(1, 2, 1)``
             writes scales 2 and 3 together, from one map. None writes one
             scale per pass. Markovian mask only. Chapter 11.
+        mask_blocks: blocks of the mask head, which sees tokens of the scale
+            that are known already; 0 is no mask head. Markovian mask only.
     Raises:
         ValueError: sizes not positive, heads do not divide the width,
             unknown mask, drop_path outside [0, 1), an MLP without width,
-            groups that are not all scales, or with another mask.
+            groups that are not all scales, groups or a mask head with another
+            mask.
     """
 
     depth: int
@@ -61,6 +65,7 @@ class TransformerConfig:
     mlp_ratio: float = 4.0
     drop_path: float = 0.0
     groups: tuple[int, ...] | None = None
+    mask_blocks: int = 0
 
     def __post_init__(self) -> None:
         sizes = (self.depth, self.width, self.heads, self.vocab,
@@ -86,6 +91,16 @@ class TransformerConfig:
                 f"groups must count all {len(self.schedule)} scales of a markov "
                 f"model, got {self.groups} with mask {self.mask!r}"
             )
+        if self.mask_blocks < 0 or (self.mask_blocks and self.mask != "markov"):
+            raise ValueError(
+                "mask_blocks must be >= 0, and 0 unless the mask is 'markov' (known "
+                f"tokens of a scale would change the keys of later ones), got {self}"
+            )
+
+    @property
+    def mask_token(self) -> int:
+        """Stands for "not known" among the known tokens of a scale."""
+        return self.vocab
 
     @property
     def seen(self) -> tuple[int, ...]:
@@ -254,6 +269,93 @@ def packed_mix(sides: tuple[int, ...]) -> Callable[..., Tensor]:
 
     return mix
 
+
+def fresh_cache(config: TransformerConfig, k: int) -> KeyValueCache:
+    """A cache for one call, which a mask that looks back cannot do with.
+
+    Raises:
+        ValueError: another mask than "markov", after the first scale.
+    """
+    if config.mask != "markov" and k > 0:
+        raise ValueError(f"mask {config.mask!r} needs a cache at scale {k}")
+    return KeyValueCache(config.schedule, "markov")
+
+
+def map_rows(state: Tensor, sides: tuple[int, ...]) -> Tensor:
+    """A map as inputs of scales: ``(b, z, h, w)`` to ``(b, s_k^2 + ..., z)``."""
+    below = [area_down(state, side).flatten(2) for side in sides]
+    return torch.cat(below, dim=2).transpose(1, 2)
+
+# %% ../nbs/06_transformer.ipynb #maskhead
+class MaskHead(nn.Module):
+    """Blocks that also see which tokens of a scale are known.
+
+    Source: Kumbong et al. 2025 for the idea; the form is chapter 6's.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(config.vocab + 1, config.width)
+        self.blocks = nn.ModuleList(
+            Block(config, drop=0.0) for _ in range(config.mask_blocks)
+        )
+
+    def forward(
+        self, x: Tensor, known: Tensor, modulations: Iterable[Tensor],
+        mix: Callable[..., Tensor],
+    ) -> Tensor:
+        x = x + self.embed(known)  # (b, n, d)
+        for block, six in zip(self.blocks, modulations, strict=True):
+            x = block(x, six, mix)
+        return x
+
+
+def all_blocks(model: "ScaleTransformer") -> list[Block]:
+    """The blocks of the network, then those of the mask head."""
+    extra = model.mask_head.blocks if model.mask_head else ()
+    return [*model.blocks, *extra]
+
+
+def modulations(model: "ScaleTransformer", signal: Tensor) -> tuple[Tensor, ...]:
+    """The six vectors of each block for a class signal ``(b, 1, d)``."""
+    blocks = all_blocks(model)
+    if model.config.shared_adaln:
+        shared = split_vectors(model.modulation(signal), 6)
+        return tuple(shared + block.modulation_offset for block in blocks)
+    return tuple(split_vectors(block.modulation(signal), 6) for block in blocks)
+
+
+def embed_scales(
+    model: "ScaleTransformer", k: int, inputs: Tensor, condition: Condition, scales: int
+) -> Tensor:
+    """First hidden rows of some scales from k on, ``(b, s_k^2 + ..., d)``."""
+    schedule = model.config.schedule
+    own = slice(*schedule.starts[k : k + scales + 1 : scales])
+    x = model.token_proj(inputs)
+    if k == 0:
+        start = condition.start + model.start_embed
+        x = torch.cat((start, x[:, start.shape[1] :]), dim=1)
+    levels = schedule.levels(x.device)[own]
+    return x + model.position_embed[:, own] + model.scale_embed(levels)
+
+
+def see_known(
+    model: "ScaleTransformer", x: Tensor, known: Tensor, condition: Condition,
+    mix: Callable[..., Tensor],
+) -> Tensor:
+    """Pass hidden rows ``(b, n, d)`` through the mask head.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    if model.mask_head is None:
+        raise ValueError(
+            "known tokens need a mask head, and this model has none: make one with "
+            "TransformerConfig(mask_blocks=...) and train it as in chapter 10"
+        )
+    six = condition.blocks[model.config.depth :]
+    return model.mask_head(x, known, six, mix)
+
 # %% ../nbs/06_transformer.ipynb #scaletransformer
 class ScaleTransformer(nn.Module, Pretrained):
     """Predicts the tokens of every scale from the map that came before it.
@@ -277,11 +379,11 @@ class ScaleTransformer(nn.Module, Pretrained):
         self.position_embed = nn.Parameter(torch.zeros(1, schedule.length, width))
         if config.shared_adaln:
             self.modulation = nn.Linear(width, 6 * width)
-        rates = drop_rates(config)
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.blocks = nn.ModuleList(Block(config, x) for x in drop_rates(config))
         self.head_norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.head_modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, config.vocab)
+        self.mask_head = MaskHead(config) if config.mask_blocks else None
         initialise(self)
 
     @property
@@ -293,21 +395,31 @@ class ScaleTransformer(nn.Module, Pretrained):
         """Class embedding and all modulations of labels ``(b,)``."""
         start = self.class_embed(labels)[:, None]  # (b, 1, d)
         signal = F.silu(start)
-        if self.config.shared_adaln:
-            shared = split_vectors(self.modulation(signal), 6)
-            six = tuple(shared + block.modulation_offset for block in self.blocks)
-        else:
-            six = tuple(split_vectors(b.modulation(signal), 6) for b in self.blocks)
-        return Condition(start, six, split_vectors(self.head_modulation(signal), 2))
+        last = split_vectors(self.head_modulation(signal), 2)
+        return Condition(start, modulations(self, signal), last)
 
-    def head_logits(self, x: Tensor, condition: Condition) -> Tensor:
-        """Logits ``(b, n, v)`` float32 of the last hidden state."""
+    def head_logits(
+        self, x: Tensor, condition: Condition, known: Tensor | None = None,
+        mix: Callable[..., Tensor] = attend_keys,
+    ) -> Tensor:
+        """Logits ``(b, n, v)`` float32 of the last hidden state.
+
+        Args:
+            x: ``(b, n, d)``.
+            condition: of the labels.
+            known: ``(b, n)`` ids, `config.mask_token` where a token is not known;
+                None leaves the mask head out.
+            mix: how the positions of x meet.
+        """
+        if known is not None:
+            x = see_known(self, x, known, condition, mix)
         scale, shift = condition.head
         x = self.head_norm(x.float()) * (1 + scale) + shift
         return self.head(x).float()
 
     def forward(
-        self, inputs: Tensor, labels: Tensor, backend: str = "packed"
+        self, inputs: Tensor, labels: Tensor, backend: str = "packed",
+        known: Tensor | None = None,
     ) -> Tensor:
         """Logits of all scales at once, as in training.
 
@@ -315,6 +427,7 @@ class ScaleTransformer(nn.Module, Pretrained):
             inputs: ``(b, n - s_1^2, z)``, the maps D_{k+1} f_hat_k packed.
             labels: ``(b,)`` int64; `null_label` means none.
             backend: a row of `srdd.attention.BACKENDS`.
+            known: ``(b, n)`` known tokens for the mask head, or None.
         Returns:
             ``(b, n, v)`` float32.
         Raises:
@@ -329,13 +442,14 @@ class ScaleTransformer(nn.Module, Pretrained):
         def mix(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
             return attend(q, k, v, config.schedule, config.mask, backend, scale)
 
-        for block, six in zip(self.blocks, condition.blocks, strict=True):
+        for block, six in zip(self.blocks, condition.blocks, strict=False):
             x = block(x, six, mix)
-        return self.head_logits(x, condition)
+        return self.head_logits(x, condition, known, mix)
 
     def scale_logits(
         self, k: int, state: Tensor, labels: Tensor | Condition,
         *, cache: KeyValueCache | None = None, scales: int = 1,
+        known: Tensor | None = None,
     ) -> Tensor:
         """Logits of one scale, or of some in one pass, as in sampling.
 
@@ -345,17 +459,17 @@ class ScaleTransformer(nn.Module, Pretrained):
             labels: ``(b,)`` int64, or what `condition` made of them.
             cache: earlier keys and values; a Markovian model needs none.
             scales: how many scales, from k on, see this map.
+            known: ``(b, s_k^2)`` known tokens for the mask head, or None.
         Returns:
             ``(b, s_k^2, v)`` float32; the scales packed, if there are more.
         """
-        sides = self.config.schedule.sides[k : k + scales]
-        below = torch.cat([area_down(state, s).flatten(2) for s in sides], dim=2)
-        inputs = below.transpose(1, 2)  # (b, s_k^2 + ..., z)
-        return self.run_scale(k, inputs, labels, cache=cache, scales=scales)
+        rows = map_rows(state, self.config.schedule.sides[k : k + scales])
+        return self.run_scale(k, rows, labels, cache=cache, scales=scales, known=known)
 
     def run_scale(
         self, k: int, inputs: Tensor, labels: Tensor | Condition,
         *, cache: KeyValueCache | None = None, scales: int = 1,
+        known: Tensor | None = None,
     ) -> Tensor:
         """Logits of one scale from its own inputs ``(b, s_k^2, z)``.
 
@@ -364,25 +478,23 @@ class ScaleTransformer(nn.Module, Pretrained):
         Raises:
             ValueError: if the mask needs a cache and there is none.
         """
-        config = self.config
-        if cache is None:
-            if config.mask != "markov" and k > 0:
-                raise ValueError(f"mask {config.mask!r} needs a cache at scale {k}")
-            cache = KeyValueCache(config.schedule, "markov")
         condition = self.condition(labels) if isinstance(labels, Tensor) else labels
-        own = slice(*config.schedule.starts[k : k + scales + 1 : scales])
-        x = self.token_proj(inputs)
-        if k == 0:
-            start = condition.start + self.start_embed
-            x = torch.cat((start, x[:, start.shape[1] :]), dim=1)
-        levels = config.schedule.levels(x.device)[own]
-        x = x + self.position_embed[:, own] + self.scale_embed(levels)
-        mixes = [cache_mix(cache, i, k) for i in range(config.depth)]
-        if scales > 1:
-            mixes = [packed_mix(config.schedule.sides[k : k + scales])] * config.depth
-        for block, six, mix in zip(self.blocks, condition.blocks, mixes, strict=True):
-            x = block(x, six, mix)
-        return self.head_logits(x, condition)
+        x = self.hidden(k, inputs, condition, cache, scales)
+        mix = packed_mix(self.config.schedule.sides[k : k + scales])
+        return self.head_logits(x, condition, known, mix)
+
+    def hidden(
+        self, k: int, inputs: Tensor, condition: Condition,
+        cache: KeyValueCache | None = None, scales: int = 1,
+    ) -> Tensor:
+        """Last hidden state ``(b, s_k^2, d)`` of a scale, for `head_logits`."""
+        x = embed_scales(self, k, inputs, condition, scales)
+        cache = fresh_cache(self.config, k) if cache is None else cache
+        packed = packed_mix(self.config.schedule.sides[k : k + scales])
+        for i, block in enumerate(self.blocks):
+            mix = cache_mix(cache, i, k) if scales == 1 else packed
+            x = block(x, condition.blocks[i], mix)
+        return x
 
 # %% ../nbs/06_transformer.ipynb #initialise
 @torch.no_grad()
@@ -403,7 +515,7 @@ def initialise(model: ScaleTransformer) -> None:
             nn.init.trunc_normal_(weight, std=std, a=-2, b=2)
     model.head.weight.mul_(0.02)
     model.head_modulation.weight.mul_(0.5)
-    for block in model.blocks:
+    for block in all_blocks(model):
         block.attention.proj.weight.div_(math.sqrt(2 * depth))
         block.mlp.fc2.weight.div_(math.sqrt(2 * depth))
         if model.config.shared_adaln:

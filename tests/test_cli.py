@@ -250,6 +250,8 @@ def test_info_counts_what_is_there(trained):
         (("sample", "{model}", "--classes", "cow"), "cow"),
         (("sample", "{model}", "--top-p", "1.5"), "top_p"),
         (("sample", "{model}", "--guidance", "nan"), "guidance"),
+        (("sample", "{model}", "--guidance", "1,2"), "guidance has 2 numbers"),
+        (("sample", "{model}", "--passes", "1", "--rule", "x"), "rule must be one of"),
         (("sample", "{model}", "--preset", "best"), "preset must be one of"),
         (("sample", "{model}", "--top-k", "999"), "top_k"),
         (("train", "nowhere", "--tokenizer", "{tok}"), "nowhere"),

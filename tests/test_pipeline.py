@@ -7,7 +7,7 @@ from PIL import Image
 
 from srdd.files import CheckpointError
 from srdd.pipeline import Pipeline, seeds_of
-from srdd.sampling import SampleConfig
+from srdd.sampling import ResamplingPlan, SampleConfig
 from srdd.scales import ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import ScaleTransformer, TransformerConfig
@@ -145,7 +145,8 @@ def test_networks_that_do_not_fit_are_refused(pipe):
 
 
 def test_a_saved_folder_is_the_same_pipeline(pipe, tmp_path):
-    pipe.sampling = SampleConfig(guidance=2.0, guidance_rule="interval", top_k=5)
+    plan = ResamplingPlan(scales=(1,), passes=(0, 2, 1), share=(0.5, 0.25), law="map")
+    pipe.sampling = SampleConfig((2.0, 1.0, 1.5), "interval", top_k=5, resampling=plan)
     folder = pipe.save_pretrained(tmp_path / "model", data="toy")
     other = Pipeline.from_pretrained(folder)
     assert other.classes == NAMES and other.sampling == pipe.sampling

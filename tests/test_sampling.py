@@ -9,7 +9,11 @@ import torch
 
 from srdd.quantization import Step
 from srdd.sampling import (
+    RESAMPLING_LAWS,
+    RESAMPLING_RULES,
+    ResamplingPlan,
     SampleConfig,
+    at_scale,
     filter_logits,
     guide,
     gumbel_noise,
@@ -51,8 +55,10 @@ def law_of(model, tokenizer, label, config):
         zip(cond.split((1, 4), 1), uncond.split((1, 4), 1), parts, strict=True)
     ):
         w = config.weight(k, 2)
-        logits = ((1 - w) * u.double() + w * c.double()) / config.temperature
-        logits = filter_logits(logits, config.top_k, config.top_p)
+        heat = at_scale(config.temperature, k)
+        logits = ((1 - w) * u.double() + w * c.double()) / heat
+        kept = at_scale(config.top_k, k), at_scale(config.top_p, k)
+        logits = filter_logits(logits, *kept)
         chosen = logits.log_softmax(-1).gather(-1, ids[..., None])
         total += chosen.sum((1, 2))
     return total.exp()
@@ -80,6 +86,11 @@ SETTINGS = {
     "top k": SampleConfig(top_k=2),
     "top p": SampleConfig(top_p=0.8),
     "cold": SampleConfig(temperature=0.7),
+    "off by scale": SampleConfig(2.0, "constant", guidance_off=1),
+    "weights per scale": SampleConfig((0.5, 3.0)),
+    "levers per scale": SampleConfig(
+        top_k=(0, 2), top_p=(0.8, 1.0), temperature=(1.3, 0.8)
+    ),
     "all": SampleConfig(1.5, "linear", top_k=2, top_p=0.95, temperature=1.2),
 }
 
@@ -202,16 +213,73 @@ def test_guidance_weights_of_the_three_rules():
     assert [part.weight(k, 3) for k in range(3)] == [1, 4, 4]
 
 
+def test_guidance_can_be_off_at_the_last_scales_and_given_scale_by_scale():
+    off = SampleConfig(4.0, guidance_off=2)
+    assert [off.weight(k, 4) for k in range(4)] == [1, 2, 1, 1]
+    assert [SampleConfig(4.0, guidance_off=9).weight(k, 4) for k in range(4)] == [1] * 4
+    hand = SampleConfig((1.5, 2.5, 3.5), guidance_off=1)
+    assert [hand.weight(k, 3) for k in range(3)] == [1.5, 2.5, 1]
+
+
+def test_one_number_for_all_scales_is_the_same_as_one_for_each():
+    model, tokenizer = pair((1, 2, 4), vocab=16)
+    one = SampleConfig(3.0, "constant", top_k=9, top_p=0.9, temperature=1.1)
+    each = SampleConfig((3.0,) * 3, "linear", (0, 1), (9,) * 3, (0.9,) * 3, (1.1,) * 3)
+    runs = [
+        sample(model, tokenizer, [0, 1], seeds=[1, 2], config=c).tokens
+        for c in (one, each)
+    ]
+    assert all(map(torch.equal, *runs))
+
+
+def test_a_plan_knows_its_passes_and_shares():
+    plan = ResamplingPlan(scales=(0, 2), passes=(1, 2, 3), share=(0.9, 0.5))
+    assert [plan.passes_at(k) for k in range(3)] == [1, 0, 3]
+    assert [plan.share_at(turn, 3) for turn in (1, 2, 3)] == [0.9, 0.5, 0.5]
+    falling = [ResamplingPlan().share_at(turn, 8) for turn in range(1, 9)]
+    assert falling == sorted(falling, reverse=True) and 0 < falling[-1] < 0.2
+    assert ResamplingPlan(share=0.4).share_at(7, 8) == 0.4
+
+
+@pytest.mark.parametrize("rule", RESAMPLING_RULES)
+@pytest.mark.parametrize("law", RESAMPLING_LAWS)
+def test_sample_says_who_carries_a_plan_out(rule, law):
+    model, tokenizer = pair()
+    plan = SampleConfig(resampling=ResamplingPlan(rule=rule, share=0.5, law=law))
+    with pytest.raises(ValueError, match=r"srdd\.resampling\.resample"):
+        sample(model, tokenizer, [0], seeds=[1], config=plan)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"rule": "best"}, "rule must be one of.*halton.*best"),
+        ({"law": "none"}, "law must be one of.*head.*none"),
+        ({"scales": (-1,)}, "scales.*integer.*-1"),
+        ({"passes": -1}, "passes.*integer"),
+        ({"passes": (1, 0.5)}, "passes.*0.5"),
+        ({"share": 0.0}, r"share.*\(0, 1\]"),
+        ({"share": (0.5, 1.5)}, "share.*1.5"),
+        ({"share": ()}, "share"),
+        ({"temperature": 0.0}, "temperature.*positive"),
+        ({"rule": "threshold"}, "threshold.*one share"),
+    ],
+)
+def test_a_plan_refuses(bad, words):
+    with pytest.raises(ValueError, match=words):
+        ResamplingPlan(**bad)
+
+
 def test_the_second_law_is_computed_only_where_it_is_needed(monkeypatch):
     for mask, wanted in (("markov", [4, 4, 8, 4]), ("causal", [8, 8, 8, 4])):
         model, tokenizer = pair((1, 2, 3, 4), mask=mask)
-        rows, plain = [], model.scale_logits
+        rows, plain = [], model.hidden
 
-        def count(k, state, labels, *, cache=None, scales=1, rows=rows, plain=plain):
-            rows.append(len(state))
-            return plain(k, state, labels, cache=cache)
+        def count(k, inputs, *rest, rows=rows, plain=plain):
+            rows.append(len(inputs))
+            return plain(k, inputs, *rest)
 
-        monkeypatch.setattr(model, "scale_logits", count)
+        monkeypatch.setattr(model, "hidden", count)
         middle = SampleConfig(2.0, "interval", interval=(0.6, 0.7))
         sample(model, tokenizer, [0] * 4, config=middle, seeds=range(4))
         assert rows == wanted  # an earlier scale's keys are guided as well
@@ -320,6 +388,11 @@ def test_the_global_generator_is_not_touched():
         ({"top_p": math.nan}, "top_p"),
         ({"temperature": 0.0}, "temperature.*positive"),
         ({"temperature": math.inf}, "temperature"),
+        ({"guidance": (1.0, math.nan)}, "guidance.*finite"),
+        ({"guidance_off": -1}, "guidance_off.*-1"),
+        ({"top_k": (3, -1)}, "top_k.*tuple"),
+        ({"top_p": (0.5, 2.0)}, "top_p"),
+        ({"temperature": ()}, "temperature"),
     ],
 )
 def test_a_config_refuses(bad, words):
@@ -334,6 +407,9 @@ def test_a_config_refuses(bad, words):
         ([-1, 0], [1, 2], {}, "label"),
         ([0], [1, 2], {}, "1 entries, seeds has 2"),
         ([0, 1], [1, 2], {"top_k": 17}, "top_k.*16.*17"),
+        ([0, 1], [1, 2], {"top_k": (3, 17)}, "top_k.*16.*17"),
+        ([0, 1], [1, 2], {"top_p": (0.5,) * 3}, "top_p has 3 numbers.*2 scales"),
+        ([0, 1], [1, 2], {"guidance": (2.0,)}, "guidance has 1 numbers.*2 scales"),
     ],
 )
 def test_sample_refuses_and_works_afterwards(labels, seeds, options, words):
