@@ -137,7 +137,8 @@ def group_chain(groups: Tensor, vocab: int, slack: float = 0.0) -> Chain:
         raise ValueError(f"slack must be in [0, 1), got {slack}")
     count = int(groups.max()) + 1
     turn = torch.arange(count - 1, -1, -1)[:, None] == groups  # (T, n)
-    rate = torch.where(turn, 1 - slack, slack).double()
+    off = torch.tensor(slack, dtype=torch.float64)
+    rate = torch.where(turn, 1 - off, off)
     rate[-1] = 1.0
     mask = F.one_hot(torch.tensor(vocab), vocab + 1).double()
     rate = rate[..., None, None]
@@ -196,13 +197,13 @@ def posterior(chain: Chain, z: Tensor, t: int | Tensor, clean: Tensor) -> Tensor
     """
     seen = rows_of(chain.steps[t - 1].transpose(-1, -2), z)  # q(z_t | z_{t-1})
     before = chain.products[t - 1][..., : chain.vocab, :]  # q(z_{t-1} | z_0)
-    joint = before * seen[..., None, :]  # (b, n, v, s)
-    total = joint.sum(-1, keepdim=True)  # q(z_t | z_0), (b, n, v, 1)
-    possible = (total > 0).to(joint)
-    weight = clean[..., None] * possible
-    nothing = weight.sum(-2, keepdim=True) == 0  # a guess that cannot be
+    total = torch.einsum("...vs,...s->...v", before, seen)  # q(z_t | z_0)
+    possible = (total > 0).to(seen)
+    weight = clean * possible
+    nothing = weight.sum(-1, keepdim=True) == 0  # a guess that cannot be
     weight = torch.where(nothing, possible, weight)
-    mixed = (weight * joint / total.where(total > 0, 1 + total)).sum(-2)
+    weight = weight / total.where(total > 0, 1 + total)
+    mixed = seen * torch.einsum("...v,...vs->...s", weight, before)
     return mixed / mixed.sum(-1, keepdim=True)
 
 # %% ../nbs/01_diffusion.ipynb #c171a1b2
@@ -347,7 +348,7 @@ def exact_bound(chain: Chain, reverse: Reverse, law: Tensor) -> Bound:
 
     Args:
         chain: the corruption.
-        reverse: the model; it is asked about every state of every step.
+        reverse: the model; it is asked about every state that occurs.
         law: of clean images, n axes of v codes, float64.
     Raises:
         ValueError: more than a million states.
@@ -358,17 +359,22 @@ def exact_bound(chain: Chain, reverse: Reverse, law: Tensor) -> Bound:
     moves = chain.products[..., :v, :].expand(-1, n, -1, -1)  # (T + 1, n, v, s)
     ends = [joint_with(law, moves[-1], i).sum(1) for i in range(n)]
     last = sum(end @ kl(moves[-1, i], chain.prior) for i, end in enumerate(ends))
+    alike = torch.arange(states)[:, None].expand(-1, n)  # each state at every place
     for t in range(1, len(chain) + 1):
-        model, total = reverse(z, t), law.new_zeros(())
-        joints = [joint_with(law, moves[t], i) for i in range(n)]
-        for code in range(v):
-            clean = F.one_hot(torch.full_like(z, code), v).to(law)
-            gaps = kl(posterior(chain, z, t, clean).nan_to_num(), model)  # (m, n)
-            for i, joint in enumerate(joints):
+        occurs = joint_with(law, moves[t], 0).sum(0).nonzero()[:, 0]
+        model = torch.cat([reverse(some, t) for some in z[occurs].split(4096)])
+        total = law.new_zeros(())
+        clean = F.one_hot(torch.arange(v), v).to(law)[:, None, None]
+        told = [posterior(chain, alike, t, c.expand(states, n, v)) for c in clean]
+        for i in range(n):
+            joint, seen = joint_with(law, moves[t], i)[:, occurs], z[occurs, i]
+            for code in range(v):
                 live = joint[code] > 0
-                total = total + joint[code][live] @ gaps[live, i]
+                gaps = kl(told[code][seen[live], i], model[live, i])  # (m',)
+                total = total + joint[code][live] @ gaps
         terms.append(total)
     return Bound(last, torch.stack(terms))
+
 
 # %% ../nbs/01_diffusion.ipynb #exact-law
 def exact_law(chain: Chain, reverse: Reverse, places: int) -> Tensor:
