@@ -16,6 +16,7 @@ from .data import ImageSet, open_images, permutation
 from .fast import run_suite
 from .features import train_judge
 from .files import encode_images
+from .likelihood import count_collisions
 from .metrics import (
     Judge,
     Reference,
@@ -28,6 +29,7 @@ from .pipeline import Pipeline
 from .records import single, spread, write_record
 from .sampling import image_seeds, sample
 from .studies import SEEDS, Study, Variant, over_seeds, resolution, time_to_equal
+from .theorem import PROPOSITIONS, check_all
 from .tokenizer import Tokenizer, psnr
 from .training import scale_cross_entropy
 from .transformer import ScaleTransformer
@@ -209,6 +211,38 @@ def measure_loss(setting: Setting) -> dict[str, Any]:
     return {"values": rows(measured)}
 
 
+def measure_theorem(setting: Setting) -> dict[str, Any]:
+    """Every proposition of chapters 2 and 7 on five random toys, exactly."""
+    seeds = [setting.seed + i for i in range(5)]
+    found = check_all(seeds)
+    values = {name: spread(numbers) for name, numbers in found.items()}
+    for label in PROPOSITIONS:
+        gaps = [
+            abs(number)
+            for name, numbers in found.items()
+            for number in numbers
+            if name.startswith(f"{label}/difference")
+        ]
+        values[f"{label}/largest difference"] = single(max(gaps))
+    return {"values": values, "seeds": seeds, "tier": "toy"}
+
+
+def measure_collisions(setting: Setting) -> dict[str, Any]:
+    """Prefixes and values of the shipped tokenizer that differ, 60,000 images."""
+    train, _ = fashion(setting)
+    tokenizer = Pipeline.from_pretrained("fashion").tokenizer
+    sides = tokenizer.schedule.sides
+    with torch.no_grad():
+        tokens = encode_images(
+            train, tokenizer.encode, sides=sides, tokenizer_hash="not kept"
+        ).tokens
+    values = {"images": single(len(train))}
+    for k, pair in enumerate(count_collisions(tokenizer, tokens), start=2):
+        for name, count in zip(("prefixes", "values"), pair, strict=True):
+            values[f"scale {k}/{name}"] = single(count)
+    return {"values": values}
+
+
 def measure_training(setting: Setting) -> dict[str, Any]:
     """Training loss of the shipped pair by steps, from the logs below `root`."""
     measured = {}
@@ -362,6 +396,12 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-loss": Experiment(
         "The Markovian model's tokens cost little more than its causal twin's.",
         measure_loss,
+    ),
+    "theorem": Experiment(
+        "P1 to P18: equal to 1e-10 in float64, or visibly not equal.", measure_theorem
+    ),
+    "fashion-collisions": Experiment(
+        "No two prefixes of training images share a value.", measure_collisions
     ),
     "fashion-training": Experiment(
         "The training loss of the shipped pair has not stopped falling.",

@@ -51,6 +51,7 @@ HAND_WRITTEN = {
     "pipeline",
     "records",
     "studies",
+    "theorem",
     "_kernels",
 }
 EXPORTS = {"export", "exports", "exporti"}

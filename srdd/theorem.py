@@ -1,0 +1,684 @@
+"""Each proposition of chapters 2 and 7 as a check on a random toy, in float64.
+
+A check takes a seed, makes a toy, and returns named numbers. Their names say what
+is claimed: a "difference" must be rounding, a "slope" must be 1, and every other
+number must be clearly above zero, since it shows that two things are *not* equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attention import KeyValueCache
+from .diffusion import (
+    Reverse,
+    absorbing_chain,
+    exact_bound,
+    exact_law,
+    group_chain,
+    kl,
+    outcomes,
+    posterior,
+    predict_clean,
+    reveal,
+    survival,
+)
+from .likelihood import (
+    ScaleLaws,
+    best_denoiser,
+    best_laws,
+    entropy,
+    exact_cross_entropy,
+    exact_joint,
+    label_entropy,
+    margin,
+    merge_cost,
+    places_of,
+    redraw_matrix,
+    resampled_law,
+    scale_predictor,
+    state_loss,
+    substep_bound,
+    total_correlation,
+    value_labels,
+)
+from .quantization import MultiScaleQuantizer, ScaleCodes
+from .scales import ScaleSchedule, area_down, bicubic_up
+from .transformer import Condition, ScaleTransformer, TransformerConfig
+
+Numbers = dict[str, float]
+TOLERANCE, VISIBLE, SLOPE = 1e-10, 1e-7, 0.01
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A law of images and a causal model of it; every outcome can be listed."""
+
+    law: Tensor
+    """One axis of v codes per token."""
+    counts: tuple[int, ...]
+    """Tokens of each scale."""
+    laws: ScaleLaws
+    """The model, which has nothing to do with the law."""
+
+    @property
+    def vocab(self) -> int:
+        """Codes v."""
+        return self.law.shape[0]
+
+    @property
+    def groups(self) -> Tensor:
+        """Scale of each token, ``(n,)``."""
+        counts = torch.tensor(self.counts)
+        return torch.arange(len(counts)).repeat_interleave(counts)
+
+    @property
+    def reverse(self) -> Reverse:
+        """The model as the reverse of the chain that hides scale by scale."""
+        predict = scale_predictor(self.counts, self.vocab, self.laws)
+        return reveal(self.groups, self.vocab, predict)
+
+
+def dice_of(seed: int) -> torch.Generator:
+    """A generator for one toy."""
+    return torch.Generator().manual_seed(seed)
+
+
+def random_law(seed: int, places: int, vocab: int = 3) -> Tensor:
+    """A law of images with frequent and rare outcomes, none impossible."""
+    law = torch.rand(vocab**places, generator=dice_of(seed), dtype=torch.float64)
+    law = law.pow(4) + 1e-6
+    return (law / law.sum()).view((vocab,) * places)
+
+
+def random_laws(seed: int, counts: Sequence[int], vocab: int = 3) -> ScaleLaws:
+    """A causal model: a random table for every prefix of every scale."""
+    dice, starts = dice_of(seed + 1), [own.start for own in places_of(counts)]
+    tables = [
+        (3 * torch.rand(vocab**start, n, vocab, generator=dice).double()).softmax(-1)
+        for start, n in zip(starts, counts, strict=True)
+    ]
+
+    def laws(k: int, prefix: Tensor) -> Tensor:
+        radix = vocab ** torch.arange(prefix.shape[1] - 1, -1, -1)
+        return tables[k][(prefix * radix).sum(1)]
+
+    return laws
+
+
+def random_toy(seed: int) -> Toy:
+    """A toy of two or three scales and three codes."""
+    choices = ((1, 2), (1, 3), (2, 2), (1, 1, 2), (1, 2, 2))
+    counts = choices[seed % len(choices)]
+    return Toy(random_law(seed, sum(counts)), counts, random_laws(seed, counts))
+
+
+def random_loop(seed: int, sides: Sequence[int], vocab: int, phi: float) -> ScaleCodes:
+    """The loop of chapter 3 with random codes and convolutions, in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        schedule = ScaleSchedule(tuple(sides))
+        loop = ScaleCodes(vocab, 1, schedule, phi_convs=len(sides), phi_ratio=phi)
+    return loop.double()
+
+
+def largest(gap: Tensor) -> float:
+    """Largest absolute entry."""
+    return gap.abs().max().item()
+
+
+def slope_of(x: Sequence[float], y: Sequence[float]) -> float:
+    """Least-squares slope of y against x in double logarithmic axes."""
+    a, b = (torch.tensor(z, dtype=torch.float64).log() for z in (x, y))
+    a = a - a.mean()
+    return ((a * b).sum() / a.square().sum()).item()
+
+
+# ------------------------------------------------------ the chain and its bound
+def bound_is_cross_entropy(seed: int) -> Numbers:
+    """P1: for any model, the bound is the cross-entropy, and it is tight."""
+    toy = random_toy(seed)
+    chain = group_chain(toy.groups, toy.vocab)
+    bound = exact_bound(chain, toy.reverse, toy.law)
+    ce = exact_cross_entropy(toy.law, toy.counts, toy.laws)
+    model = exact_law(chain, toy.reverse, toy.law.ndim)
+    nll = -torch.xlogy(toy.law, model).sum()
+    return {
+        "difference of bound and cross-entropy": largest(bound.total - ce.sum()),
+        "difference of bound and likelihood": largest(bound.total - nll),
+    }
+
+
+def random_guess(seed: int, states: int, places: int, vocab: int = 3) -> Reverse:
+    """A guess of the clean tokens for every state, the same at every step."""
+    table = torch.rand(states**places, places, vocab, generator=dice_of(seed + 2))
+    table = (3 * table.double()).softmax(-1)
+    radix = states ** torch.arange(places - 1, -1, -1)
+    return lambda z, t: table[(z * radix).sum(-1)]
+
+
+def limit_of_random_kernels(seed: int) -> Numbers:
+    """P2: with slack eps, the bound tends to the cross-entropy like eps."""
+    law, counts = random_law(seed, 3), (1, 2)
+    groups, guess = torch.tensor([0, 1, 1]), random_guess(seed, 4, 3)
+
+    def total(slack: float) -> Tensor:
+        chain = group_chain(groups, 3, slack)
+        return exact_bound(chain, predict_clean(chain, guess), law).total
+
+    def laws(k: int, prefix: Tensor) -> Tensor:
+        state = F.pad(prefix, (0, 3 - prefix.shape[1]), value=3)  # 3 is the mask
+        return guess(state, 0)[:, places_of(counts)[k]]
+
+    ce = exact_cross_entropy(law, counts, laws).sum()
+    epsilons = [10.0**-n for n in (6, 7, 8)]
+    gaps = [abs((total(eps) - ce).item()) for eps in epsilons]
+    return {
+        "difference of bound and cross-entropy at 0": largest(total(0.0) - ce),
+        "slope of the gap": slope_of(epsilons, gaps),
+    }
+
+
+def terms_of_the_bound(seed: int) -> Numbers:
+    """P3: what each term is, and which vanish."""
+    toy, scales = random_toy(seed), len(random_toy(seed).counts)
+    chain = group_chain(toy.groups, toy.vocab)
+    x, weight = outcomes(toy.vocab, toy.law.ndim), toy.law.flatten()
+    ce = exact_cross_entropy(toy.law, toy.counts, toy.laws)
+    found = {"prior": 0.0, "posterior": 0.0, "kept": 0.0, "written": 0.0}
+    found["prior"] = exact_bound(chain, toy.reverse, toy.law).prior.item()
+    for t in range(1, scales + 1):
+        z = torch.where(toy.groups < scales - t, x, toy.vocab)
+        told = posterior(chain, z, t, F.one_hot(x, toy.vocab).double())
+        gaps = kl(told, toy.reverse(z, t))  # (m, n)
+        own = toy.groups == scales - t
+        term = (weight @ gaps[:, own]).sum() - ce[scales - t]
+        found["written"] = max(found["written"], largest(term))
+        if not own.all():
+            found["kept"] = max(found["kept"], largest(gaps[:, ~own]))
+        found["posterior"] = max(found["posterior"], largest(entropy(told)))
+    return {
+        "difference of the first term and 0": found["prior"],
+        "difference of the posteriors' entropies and 0": found["posterior"],
+        "difference of kept tokens' terms and 0": found["kept"],
+        "difference of a term and its scale's cross-entropy": found["written"],
+    }
+
+
+# ------------------------------------------------------------- states and values
+def state_of_values(seed: int) -> Numbers:
+    """P4: values keep the prefix with phi, and not without; sides 1, 2, 3."""
+    law = random_law(seed, 14, vocab=2)
+    smooth = value_labels(random_loop(seed, (1, 2, 3), 2, phi=0.5), 2)
+    plain = value_labels(random_loop(seed, (1, 2, 3), 2, phi=0.0), 2)
+    last = torch.arange(32) % 16  # the four tokens of scale 2
+    return {
+        "difference of loss with phi and 0": state_loss(law, 5, 9, smooth).item(),
+        "loss without phi": state_loss(law, 5, 9, plain).item(),
+        "loss of the last tokens alone": state_loss(law, 5, 9, last).item(),
+        "prefixes that share a value, without phi": 32.0 - len(plain.unique()),
+    }
+
+
+def fitted(table: Tensor, labels: Tensor) -> Tensor:
+    """Best law of the columns of a joint table for each state of its rows."""
+    merged = torch.zeros_like(table).index_add(0, labels, table)
+    return (merged / merged.sum(1, keepdim=True).clamp_min(1e-300))[labels]
+
+
+def loss_is_information(seed: int) -> Numbers:
+    """P5: the best cross-entropies differ by the conditional information."""
+    law = random_law(seed, 4)
+    table, labels = law.reshape(9, 9), torch.randint(4, (9,), generator=dice_of(seed))
+    costs = [
+        -torch.xlogy(table, fitted(table, seen)).sum()
+        for seen in (labels, torch.arange(9))
+    ]
+    gap = costs[0] - costs[1]
+    information = state_loss(law, 2, 2, labels)
+    return {
+        "difference of the gap and the information": largest(gap - information),
+        "gap of a random state": gap.item(),
+    }
+
+
+def collisions_of_results(seed: int) -> Numbers:
+    """P10: the tokens' bound exceeds the result's likelihood by its trajectories."""
+    counts, found = (1, 4), {}
+    law, model = random_law(seed, 5), exact_joint(3, counts, random_laws(seed, counts))
+    nll = -torch.xlogy(law, model).sum()
+    for name, phi in (("with phi", 0.5), ("without phi", 0.0)):
+        final = value_labels(random_loop(seed, (1, 2), 3, phi), 2)
+        by_value = torch.zeros(243).double().index_add(0, final, model.flatten())
+        value = -(law.flatten() @ by_value[final].log())
+        path = -(law.flatten() @ (model.flatten() / by_value[final]).log())
+        found[name] = (nll - value).item(), (nll - value - path).item()
+    return {
+        "difference of the bound and its two parts": found["without phi"][1],
+        "difference of bound and likelihood with phi": found["with phi"][0],
+        "bound minus likelihood without phi": found["without phi"][0],
+    } | chain_of_values(seed)
+
+
+def chain_of_values(seed: int) -> Numbers:
+    """The rest of P10: codes -1, 0, 1 on a line, whose values are no Markov chain.
+
+    A reverse model that is told the value before has one law of the next value;
+    its bound is the cross-entropy of its tokens all the same.
+    """
+    x, law, dice = outcomes(3, 7), random_law(seed, 7), dice_of(seed)
+    f_hat, weight, gap = torch.zeros(3**7, 4), law.flatten(), torch.zeros(())
+    seen = [torch.zeros(3**7, dtype=torch.int64)]
+    for own in places_of((1, 2, 4)):
+        f_hat = f_hat + (x[:, own] - 1).repeat_interleave(4 // len(own), 1)
+        seen.append(f_hat.unique(dim=0, return_inverse=True)[1])
+        states, before = int(seen[-2].max()) + 1, seen[-2]
+        table = torch.rand(states, len(own), 3, generator=dice).double().softmax(-1)
+        chance = table[before].gather(2, x[:, own, None])[..., 0].prod(1)
+        _, pair = torch.cat((before[:, None], x[:, own]), 1).unique(
+            dim=0, return_inverse=True
+        )
+        one = torch.zeros(int(pair.max()) + 1, dtype=torch.int64)
+        one[pair] = torch.arange(len(x))  # an outcome for each value and tokens
+        kernel = torch.zeros(states, int(seen[-1].max()) + 1).double()
+        kernel.index_put_((before[one], seen[-1][one]), chance[one], accumulate=True)
+        gap = gap + weight @ (chance.log() - kernel[before, seen[-1]].log())
+    _, s1, s2, s3 = seen
+    ends = label_entropy(law, s1, s2) + label_entropy(law, s2, s3)
+    shared = ends - label_entropy(law, s2) - label_entropy(law, s1, s2, s3)
+    return {
+        "difference of the value chain's bound and cross-entropy": gap.item(),
+        "information of S1 and S3 given S2": shared.item(),
+    }
+
+
+def coarse_law(fine: Tensor) -> Tensor:
+    """Law of two coarse tokens, each the sum modulo 3 of two of four fine ones."""
+    x = torch.arange(3)
+    add = F.one_hot((x[:, None] + x) % 3, 3).double()  # (a, b) to their sum
+    return torch.einsum("abcd,abx,cdy->xy", fine, add, add)
+
+
+def clean_predictors(seed: int) -> Numbers:
+    """P11: a full law of clean tokens gives the next state; a product does not."""
+    fine, x = random_law(seed, 4), outcomes(3, 4)
+    steps = torch.zeros(81, 9).double()  # q(coarse | fine): certain
+    steps[torch.arange(81), (x[:, :2].sum(1) % 3) * 3 + x[:, 2:].sum(1) % 3] = 1
+    truth = fine.flatten() @ steps
+    alone = [margin(fine, [i]) for i in range(4)]
+    guessed = coarse_law(torch.einsum("a,b,c,d->abcd", *alone)).flatten()
+    direct = torch.outer(*(margin(truth.view(3, 3), [i]) for i in (0, 1))).flatten()
+    penalty = kl(truth, guessed) - kl(truth, direct)
+    return {
+        "difference of next-state law and pushed law": largest(
+            truth - coarse_law(fine).flatten()
+        ),
+        "loss of a product of clean laws": penalty.item(),
+    }
+
+
+# -------------------------------------------------------- the loop without codes
+def step_matrix(side: int, h: int, repeat: bool = False) -> Tensor:
+    """``U D`` for maps of side h as a matrix, ``(h^2, h^2)``."""
+    cells = area_down(torch.eye(h * h).double().view(-1, 1, h, h), side)
+    if not repeat:
+        return bicubic_up(cells, h).flatten(1).T
+    return (
+        cells.repeat_interleave(h // side, 2)
+        .repeat_interleave(h // side, 3)
+        .flatten(1)
+        .T
+    )
+
+
+def known_matrices(sides: Sequence[int], h: int, repeat: bool = False) -> list[Tensor]:
+    """M_k of a schedule: ``I`` minus the product of ``I - U_j D_j``, last on the left."""
+    eye = left = torch.eye(h * h).double()
+    found = []
+    for side in sides:
+        left = (eye - step_matrix(side, h, repeat)) @ left
+        found.append(eye - left)
+    return found
+
+
+def markov_defects(sides: Sequence[int], h: int, repeat: bool = False) -> list[float]:
+    """Share of each state that the next finer one does not determine, linearly."""
+    return [
+        ((a - a @ torch.linalg.pinv(b) @ b).norm() / a.norm()).item()
+        for a, b in pairwise(known_matrices(sides, h, repeat))
+    ]
+
+
+def random_maps(seed: int, count: int, h: int) -> Tensor:
+    """Smooth random maps ``(count, 1, h, h)``, float64."""
+    coarse, fine = (
+        torch.randn(count, 1, s, s, generator=dice_of(seed + s)).double()
+        for s in (max(2, h // 4), h)
+    )
+    return bicubic_up(coarse, h) + 0.3 * fine
+
+
+def loop_is_linear(seed: int) -> Numbers:
+    """P12: without codes the loop is a matrix; only nested sides make it Markov."""
+    sides = ((1, 2, 3, 8), (1, 3, 5, 8), (1, 2, 3, 5, 8))[seed % 3]
+    f = random_maps(seed, 4, 8)
+    f_hat, gap = torch.zeros_like(f), 0.0
+    for side, matrix in zip(sides, known_matrices(sides, 8), strict=True):
+        f_hat = f_hat + bicubic_up(area_down(f - f_hat, side), 8)
+        gap = max(gap, largest(f_hat.flatten(1) - f.flatten(1) @ matrix.T))
+    return {
+        "difference of the loop and the matrices": gap,
+        "difference of the Markov defect of nested sides and 0": max(
+            markov_defects((1, 2, 4, 8), 8, repeat=True)
+        ),
+        "Markov defect of sides that do not nest": max(markov_defects(sides, 8)),
+    }
+
+
+def energy_and_information(seed: int) -> Numbers:
+    """P13: projections never lose energy, bicubic steps and codes may."""
+    f, law = random_maps(seed, 64, 8), random_law(seed, 5)
+    known = [f.flatten(1) @ m.T for m in known_matrices((1, 2, 4, 8), 8, repeat=True)]
+    missing = torch.stack([(f.flatten(1) - k).square().sum(1) for k in known])
+    cross = [largest((k * (f.flatten(1) - k)).sum(1)) for k in known]
+    norms = [
+        torch.linalg.matrix_norm(torch.eye(64).double() - step_matrix(side, 8), ord=2)
+        for side in (1, 2, 3, 5)
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        schedule = ScaleSchedule((1, 2, 3, 5, 8))
+        coder = MultiScaleQuantizer(2, 1, schedule, phi_ratio=0.0).double()
+    codes = torch.tensor([[-1.0], [1.0]]) * (1 + torch.rand(1, generator=dice_of(seed)))
+    with torch.no_grad():
+        coder.embedding.weight.copy_(codes)
+        errors = [(f - s.f_hat).square().sum((1, 2, 3)) for s in coder.encode_steps(f)]
+    rises = torch.stack([b > a for a, b in pairwise(errors)]).double().mean()
+    told = [label_entropy(law, *outcomes(3, 5)[:, :n].T) for n in (1, 3, 5)]
+    return {
+        "difference of the cross term of projections and 0": max(cross),
+        "difference of a projection's added error and 0": (missing[1:] - missing[:-1])
+        .clamp_min(0)
+        .max()
+        .item(),
+        "norm of a bicubic step, minus 1": max(norms).item() - 1,
+        "share of coded steps that add error": rises.item(),
+        "information that a scale adds": min(b - a for a, b in pairwise(told)).item(),
+    }
+
+
+# ------------------------------------------------------- what parallel tokens cost
+def best_scale_laws(seed: int) -> Numbers:
+    """P6: the best model pays the entropy and the total correlations."""
+    toy = random_toy(seed)
+    best = exact_cross_entropy(toy.law, toy.counts, best_laws(toy.law, toy.counts))
+    scales = places_of(toy.counts)
+    price = sum(total_correlation(toy.law, own, range(own.start)) for own in scales)
+    floor = entropy(toy.law)
+    return {
+        "difference of best bound and its two parts": largest(
+            best.sum() - floor - price
+        ),
+        "total correlation": float(price),
+    }
+
+
+def steps_inside_a_scale(seed: int) -> Numbers:
+    """P7: T random portions; the excess falls to nothing like 1 / T."""
+    law = random_law(seed, 3)
+    floor, guess = entropy(law), best_denoiser(law)
+    chains = {t: absorbing_chain(3, survival(t)) for t in (1, 2, 3)}
+    gaps = [
+        exact_bound(c, predict_clean(c, guess), law).total - substep_bound(law, t)
+        for t, c in chains.items()
+    ]
+    few = [(substep_bound(law, t) - floor).item() for t in (1, 2, 4, 8, 16)]
+    many = (1024, 2048, 4096)
+    excess = [(substep_bound(law, t) - floor).item() for t in many]
+    return {
+        "difference of the formula and the chain": max(largest(x) for x in gaps),
+        "difference of one portion and the total correlation": largest(
+            few[0] - total_correlation(law, range(3))
+        ),
+        "slope of the excess against 1 / T": slope_of([1 / t for t in many], excess),
+        "excess of one portion": few[0],
+        "least fall when T doubles": min(a - b for a, b in pairwise(few)),
+    }
+
+
+def merging_scales(seed: int) -> Numbers:
+    """P18: writing two scales at once costs their mutual information."""
+    law, counts, k = random_law(seed, 4), (1, 2, 1), seed % 2
+    short = ((3, 1), (1, 3))[k]
+    long, merged = (
+        exact_cross_entropy(law, c, best_laws(law, c)).sum() for c in (counts, short)
+    )
+    cost = merge_cost(law, counts, k)
+    return {
+        "difference of the loss and the information": largest(merged - long - cost),
+        "cost of merging": cost.item(),
+    }
+
+
+# ------------------------------------------------------------------- drawing again
+def redrawing_the_same(seed: int) -> Numbers:
+    """P8: drawing unlikely tokens again from the same law is truncation."""
+    law, passes = random_law(seed, 2).flatten(), seed % 6 + 1
+    threshold = law.mean().item()
+    moves = torch.where((law < threshold)[:, None], law, torch.eye(9).double())
+    wanted = law @ torch.linalg.matrix_power(moves, passes)
+    found = resampled_law(law, threshold, passes)
+    return {
+        "difference of closed form and passes": largest(found - wanted),
+        "divergence from the law": kl(found, law).item(),
+    }
+
+
+def redrawing_given_the_rest(seed: int) -> Numbers:
+    """P9: one token at a time keeps the law, two do not; gates may or may not."""
+    law = random_law(seed, 3) + 1e-3
+    law = law / law.sum()
+    flat, one = law.flatten(), redraw_matrix(law, [1])
+    rest = torch.rand(3, 1, 3, generator=dice_of(seed)).double().expand(3, 3, 3)
+    own = law / law.sum(1, keepdim=True)  # probability of the token that is there
+    moved = {}
+    for name, gate in (("rest", rest), ("own", (own < own.median()).double())):
+        share = gate.reshape(27, 1)
+        moved[name] = flat @ (share * one + (1 - share) * torch.eye(27).double()) - flat
+    return {
+        "difference after one token": largest(flat @ one - flat),
+        "difference after one token, gated by the others": largest(moved["rest"]),
+        "change after two tokens at once": largest(
+            flat @ redraw_matrix(law, [0, 2]) - flat
+        ),
+        "change if the token's own probability gates": largest(moved["own"]),
+    }
+
+
+# ------------------------------------------------- objectives, guidance, the measure
+def weighted_scales(seed: int) -> Numbers:
+    """P14: token means are the bound, means per scale another objective."""
+    counts = (1, 3)
+    toy = Toy(random_law(seed, 4), counts, random_laws(seed, counts))
+    bound = exact_bound(group_chain(toy.groups, 3), toy.reverse, toy.law).total
+    ce = exact_cross_entropy(toy.law, counts, toy.laws)
+    tokens = ce / torch.tensor(counts)  # mean per token of each scale
+    token_mean = (tokens * torch.tensor(counts)).sum() / 4
+    weights = 4 / (2 * torch.tensor(counts)).double()  # of means per scale
+    own = [toy.law.sum([j for j in range(4) if j != i]) for i in range(4)]
+    seen = torch.stack([own[0], own[1] + own[2] + own[3]])  # (K, v)
+    shared = [(w[:, None] * seen).sum(0) for w in (torch.ones(2).double(), weights)]
+    costs = [-(seen * (law / law.sum()).log()).sum() for law in shared]
+    return {
+        "difference of token mean times tokens and bound": largest(
+            4 * token_mean - bound
+        ),
+        "means per scale against the bound": largest((weights * ce).sum() - bound),
+        "loss of one law for all scales": (costs[1] - costs[0]).item(),
+    }
+
+
+def continuous_limit(seed: int) -> Numbers:
+    """P15: certain kernels are finite for counted tokens, infinite for numbers."""
+    delta = 0.01 + torch.rand(1, generator=dice_of(seed)).double().item()
+    sigmas, found = (1e-1, 1e-2, 1e-4), []
+    for sigma in sigmas:
+        means = torch.tensor([0.0, delta], dtype=torch.float64)
+        width = torch.tensor(sigma, dtype=torch.float64)
+        a, b = (torch.distributions.Normal(m, width) for m in means)
+        found.append(torch.distributions.kl_divergence(a, b).item())
+    wanted = [delta**2 / (2 * s**2) for s in sigmas]
+    law = random_law(seed, 1)
+    told = kl(torch.eye(3).double(), law)
+    return {
+        "difference of divergence and formula": max(
+            abs(x / y - 1) for x, y in zip(found, wanted, strict=True)
+        ),
+        "difference of a counted term and -log p": largest(told + law.log()),
+        "divergence at sigma 0.0001": found[-1],
+        "minus the entropy at sigma 0.0001": -a.entropy().item(),
+    }
+
+
+class Float64Transformer(ScaleTransformer):
+    """The transformer without the step to float32 before its head."""
+
+    def head_logits(self, x: Tensor, condition: Condition) -> Tensor:
+        """Logits in the dtype of the weights."""
+        scale, shift = condition.head
+        return self.head(self.head_norm(x) * (1 + scale) + shift)
+
+
+def in_float64(model: ScaleTransformer) -> ScaleTransformer:
+    """A copy of a model that computes in float64 throughout."""
+    exact = Float64Transformer(model.config).double()
+    exact.load_state_dict(model.state_dict())
+    return exact.eval().requires_grad_(False)
+
+
+def random_transformer(seed: int, mask: str) -> ScaleTransformer:
+    """Two layers, five scales, weights far from zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        schedule = ScaleSchedule((1, 2, 3, 4, 5))
+        config = TransformerConfig(2, 8, 2, schedule, 5, 2, 3, mask=mask)
+        model = ScaleTransformer(config)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.3 * torch.randn_like(weight))
+    return in_float64(model)
+
+
+def masks_in_a_network(seed: int) -> Numbers:
+    """P16: packed scales are single scales; a band of L layers reaches L back."""
+    model, dice = random_transformer(seed, "markov"), dice_of(seed)
+    schedule, labels = model.config.schedule, torch.tensor([1])
+    maps = torch.randn(5, 1, 2, 5, 5, generator=dice).double()
+    seen = [
+        area_down(m, s).flatten(2) for m, s in zip(maps, schedule.sides, strict=True)
+    ]
+    inputs = torch.cat(seen[1:], 2).transpose(1, 2).requires_grad_()
+    own = KeyValueCache(schedule, "markov")  # each scale keeps to itself
+    single = [model.scale_logits(k, maps[k], labels, cache=own) for k in range(5)]
+    gap = largest(model(inputs, labels) - torch.cat(single, 1))
+    reach = {}
+    for mask in ("markov", "band"):
+        last = random_transformer(seed, mask)(inputs, labels)[:, schedule.starts[4] :]
+        slope = torch.autograd.grad(last.square().sum(), inputs)[0]
+        ends = [start - 1 for start in schedule.starts[1:]]
+        reach[mask] = [largest(slope[:, a:b]) for a, b in pairwise(ends)]
+    return {
+        "difference of packed and single scales": gap,
+        "difference of the Markovian reach and 0": max(reach["markov"][:-1]),
+        "difference of the band's reach beyond its layers and 0": reach["band"][0],
+        "gradient of the band, two scales back": reach["band"][1],
+    }
+
+
+def label_mixture(share: float, with_label: Tensor, without: Tensor) -> Tensor:
+    """A loss in training, when a share of the labels is dropped."""
+    return (1 - share) * with_label + share * without
+
+
+def labels_and_guidance(seed: int) -> Numbers:
+    """P17: dropped labels mix two bounds; guided scales sample no tilted joint."""
+    toy, rho, w = random_toy(seed), 0.1, 3.0
+    empty = Toy(toy.law, toy.counts, random_laws(seed + 7, toy.counts))
+    chain = group_chain(toy.groups, 3)
+    bounds = [exact_bound(chain, m.reverse, toy.law).total for m in (toy, empty)]
+
+    def dropped(k: int, prefix: Tensor, drop: bool) -> Tensor:
+        return (empty if drop else toy).laws(k, prefix)
+
+    loss = sum(
+        chance * exact_cross_entropy(toy.law, toy.counts, partial(dropped, drop=drop))
+        for drop, chance in ((False, 1 - rho), (True, rho))
+    ).sum()
+
+    def guided(k: int, prefix: Tensor) -> Tensor:
+        with_class, without = (m.laws(k, prefix).log() for m in (toy, empty))
+        return (without + w * (with_class - without)).softmax(-1)
+
+    drawn = exact_joint(3, toy.counts, guided)
+    a, b = (exact_joint(3, toy.counts, m.laws).log() for m in (toy, empty))
+    tilted = (b + w * (a - b)).flatten().softmax(0)
+    mixed = label_mixture(rho, *bounds)
+    return {
+        "difference of the loss and the mixed bounds": largest(loss - mixed),
+        "divergence of tilted and guided law": kl(tilted, drawn.flatten()).item(),
+    }
+
+
+PROPOSITIONS: dict[str, Callable[[int], Numbers]] = {
+    "P1": bound_is_cross_entropy,
+    "P2": limit_of_random_kernels,
+    "P3": terms_of_the_bound,
+    "P4": state_of_values,
+    "P5": loss_is_information,
+    "P6": best_scale_laws,
+    "P7": steps_inside_a_scale,
+    "P8": redrawing_the_same,
+    "P9": redrawing_given_the_rest,
+    "P10": collisions_of_results,
+    "P11": clean_predictors,
+    "P12": loop_is_linear,
+    "P13": energy_and_information,
+    "P14": weighted_scales,
+    "P15": continuous_limit,
+    "P16": masks_in_a_network,
+    "P17": labels_and_guidance,
+    "P18": merging_scales,
+}
+
+
+def failures(numbers: Numbers) -> list[str]:
+    """What does not hold, in words; empty if all does."""
+    wrong = []
+    for name, value in numbers.items():
+        if name.startswith("difference"):
+            fine = abs(value) <= TOLERANCE
+        elif name.startswith("slope"):
+            fine = abs(value - 1) <= SLOPE
+        else:
+            fine = value > VISIBLE
+        if not fine or math.isnan(value):
+            wrong.append(f"{name}: {value:.3g}")
+    return wrong
+
+
+def check_all(seeds: Sequence[int]) -> dict[str, list[float]]:
+    """All propositions on one toy per seed: ``"P1/name"`` to a number per seed."""
+    found: dict[str, list[float]] = {}
+    for label, check in PROPOSITIONS.items():
+        for seed in seeds:
+            for name, value in check(seed).items():
+                found.setdefault(f"{label}/{name}", []).append(value)
+    return found
