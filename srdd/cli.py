@@ -255,16 +255,19 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure samples of a model against images, with yardsticks."""
-    from .experiments import evaluate_model
+    from .evaluation import evaluate_model
+    from .experiments import Setting
 
+    train = args.train
+    if train is None and args.data == "fashion-test":
+        train = "fashion"
     return evaluate_model(
         args.model,
         data=args.data,
-        root=args.root,
+        setting=Setting(args.root, args.seed, args.device, progress=not quiet(args)),
+        features=args.features,
+        train=train,
         count=args.count,
-        seed=args.seed,
-        device=args.device,
-        progress=not quiet(args),
     )
 
 
@@ -735,9 +738,19 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("model")
     p = verb(verbs, shared, "eval", evaluate)
     p.add_argument("model")
-    p.add_argument("--data", default="fashion-test", help="images to compare with")
-    p.add_argument("--root", default=None)
-    p.add_argument("--count", type=int, default=10_000, help="samples (10000)")
+    p.add_argument(
+        "--data",
+        default="fashion-test",
+        help="real images the model was not trained on: a folder, or fashion-test",
+    )
+    p.add_argument("--train", default=None, help="training images, to look for copies")
+    p.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")
+    p.add_argument("--count", type=int, help="samples (as many as real images)")
+    p.add_argument(
+        "--features",
+        choices=("judge", "efficientnet", "inception"),
+        help="feature network (the judge for clothes, else efficientnet)",
+    )
     p = verb(verbs, shared, "bench", bench)
     p.add_argument("--suite", default="fashion")
     p.add_argument("--repeats", type=int, default=20)
@@ -765,8 +778,35 @@ def show(result: dict[str, Any], as_json: bool) -> None:
         sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
         return
     for key, value in result.items():
-        if key != "seeds":
+        if isinstance(value, dict) and value and dicts(value):
+            sys.stdout.write(f"{key}:\n{aligned(value)}\n")
+        elif isinstance(value, list) and key == "notes":
+            sys.stdout.writelines(f"note: {line}\n" for line in value)
+        elif key != "seeds":
             sys.stdout.write(f"{key}: {value}\n")
+
+
+def dicts(value: dict[str, Any]) -> bool:
+    """Whether every value is a dictionary itself."""
+    return all(isinstance(inner, dict) for inner in value.values())
+
+
+def aligned(table: dict[str, dict[str, float]]) -> str:
+    """Columns of numbers: one line for each measure, one column for each set."""
+    from .records import plain
+
+    measures = list(dict.fromkeys(key for row in table.values() for key in row))
+    lines = [["", *table]]
+    for key in measures:
+        cells = (row.get(key) for row in table.values())
+        lines.append([key, *("-" if c is None else plain(c, 3) for c in cells)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = (
+        [line[0].ljust(widths[0])]
+        + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        for line in lines
+    )
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@
 __all__ = ['Images', 'check_features', 'FeatureMoments', 'frechet_distance', 'relative_fd', 'smooth', 'blur', 'mmd', 'kid',
            'squared_distances', 'radii', 'neighbour_scores', 'nearest_distance', 'accuracy', 'inception_score', 'ssim',
            'FeatureNet', 'BatchNorm', 'JudgeConfig', 'Judge', 'in_batches', 'features_of', 'fidelity', 'Reference',
-           'class_scores', 'evaluate', 'yardsticks', 'paired_test']
+           'class_scores', 'score', 'evaluate', 'yardsticks', 'paired_test']
 
 # %% ../nbs/14_evaluation.ipynb #exported-imports
 import math
@@ -174,10 +174,8 @@ def kid(
         ValueError: fewer than two images per part, or different widths.
     """
     if blocks < 2 or x.shape[1:] != y.shape[1:]:
-        raise ValueError(
-            f"want blocks >= 2 and features of one width, got {blocks} blocks, "
-            f"{tuple(x.shape)} and {tuple(y.shape)}"
-        )
+        got = f"{blocks} blocks, {tuple(x.shape)} and {tuple(y.shape)}"
+        raise ValueError(f"want blocks >= 2 and features of one width, got {got}")
     parts = []
     for turn, (name, z) in enumerate((("x", x), ("y", y))):
         z = check_features(z, name, least=2 * blocks)
@@ -493,8 +491,9 @@ class Reference:
 
     Args:
         real: their features ``(n, d)``.
-        unit: FD of their blurred versions (sigma 0.7); NaN if there are not more
-            images than features, which means that no FD is computed.
+        soft: features of their blurred versions (sigma 0.7).
+        unit: FD of the two; NaN if there are not more images than features, which
+            means that no FD is computed.
         train: features of the training images ``(m, d)``, if known.
         fresh: median distance of a held-out image to its nearest training
             image.
@@ -502,6 +501,7 @@ class Reference:
     """
 
     real: Tensor
+    soft: Tensor
     unit: float
     train: Tensor | None = None
     fresh: float = math.nan
@@ -529,14 +529,11 @@ class Reference:
         if len(real) > real.shape[1]:
             unit = frechet_distance(FeatureMoments.of(soft), FeatureMoments.of(real))
         if train is None:
-            return cls(real, unit)
+            return cls(real, soft, unit)
         near = nearest_distance(real, train)
         if (fresh := near.median().item()) < 1e-5:
-            raise ValueError(
-                "the median held-out image is itself in train; pass other images, "
-                "or train=None"
-            )
-        return cls(real, unit, train, fresh, near.quantile(0.01).item())
+            raise ValueError("the median held-out image lies in train; give others")
+        return cls(real, soft, unit, train, fresh, near.quantile(0.01).item())
 
 # %% ../nbs/14_evaluation.ipynb #class-scores
 @torch.no_grad()
@@ -554,32 +551,11 @@ def class_scores(
     return found
 
 # %% ../nbs/14_evaluation.ipynb #evaluate
-def evaluate(
-    net: FeatureNet,
-    images: Images,
-    reference: Reference,
-    labels: Tensor | None = None,
-    *,
-    k: int = 5,
-    blocks: int = 10,
+def score(
+    net: FeatureNet, fake: Tensor, reference: Reference,
+    labels: Tensor | None = None, *, k: int = 5, blocks: int = 10,
 ) -> dict[str, float]:
-    """All measures of a set of images against a reference.
-
-    Args:
-        net: the network of the reference.
-        images: a set, a tensor, or an iterable of batches, in [-1, 1].
-        reference: the real images.
-        labels: the classes the images were made for, ``(n,)``.
-        k: neighbours of precision, recall, density and coverage.
-        blocks: parts of KID and IS.
-    Returns:
-        images, rel_fd and fd (unless the unit is NaN), kid_1000 and its error
-        kid_1000_se, precision, recall, density, coverage; with training features
-        neighbour (median distance to the nearest training image, 1 being that of
-        real held-out images) and copies (share nearer than 99 % of those); with
-        a classifying network is, is_sd and, with labels, accuracy.
-    """
-    fake = features_of(net, images)
+    """All measures of features ``(n, d)`` against a reference; see `evaluate`."""
     mean, error = kid(fake, reference.real, blocks=blocks)
     found = {"images": len(fake)}
     if not math.isnan(reference.unit):
@@ -592,6 +568,32 @@ def evaluate(
         found["neighbour"] = near.median().item() / reference.fresh
         found["copies"] = (near < reference.close).double().mean().item()
     return found | class_scores(net, fake, labels, blocks)
+
+# %% ../nbs/14_evaluation.ipynb #evaluate-images
+def evaluate(
+    net: FeatureNet,
+    images: Images,
+    reference: Reference,
+    labels: Tensor | None = None,
+    **options: int,
+) -> dict[str, float]:
+    """All measures of a set of images against a reference.
+
+    Args:
+        net: the network of the reference.
+        images: a set, a tensor, or an iterable of batches, in [-1, 1].
+        reference: the real images.
+        labels: the classes the images were made for, ``(n,)``.
+        options: k, neighbours of precision, recall, density and coverage (5);
+            blocks, parts of KID and IS (10).
+    Returns:
+        images, rel_fd and fd (unless the unit is NaN), kid_1000 and its error
+        kid_1000_se, precision, recall, density, coverage; with training features
+        neighbour (median distance to the nearest training image, 1 being that of
+        real held-out images) and copies (share nearer than 99 % of those); with
+        a classifying network is, is_sd and, with labels, accuracy.
+    """
+    return score(net, features_of(net, images), reference, labels, **options)
 
 # %% ../nbs/14_evaluation.ipynb #yardsticks
 def yardsticks(
@@ -606,12 +608,11 @@ def yardsticks(
         train: about as many training images.
     """
     generator = torch.Generator().manual_seed(0)
-    soft = map(blur, in_batches(real))
     noise = (2 * torch.rand(x.shape, generator=generator) - 1 for x in in_batches(real))
     return {
-        "test": evaluate(net, real, reference, real.labels),
+        "test": score(net, reference.real, reference, real.labels),
         "train": evaluate(net, train, reference, train.labels),
-        "blur": evaluate(net, soft, reference, real.labels),
+        "blur": score(net, reference.soft, reference, real.labels),
         "noise": evaluate(net, noise, reference, real.labels),
     }
 

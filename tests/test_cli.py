@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from srdd.cli import build_parser, main, names, schedule_for
+from srdd.features import NETS
 
 VERBS = (
     "sample reconstruct train-tokenizer tokenize train info eval bench "
@@ -240,6 +241,79 @@ def test_info_counts_what_is_there(trained):
     assert facts["tokens_per_image"] == sum(s * s for s in facts["sides"])
     assert facts["cache_bytes_per_image"] == 0
     assert facts["image_shape"] == [3, 16, 16]
+
+
+class Thumbnail:
+    """A feature network without weights: the image at 4 x 4 pixels."""
+
+    name, width, foreign = "thumbnail", 48, True
+
+    def __init__(self, device="cpu"):
+        self.device = device
+
+    def __call__(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+
+    def stages(self, images):
+        return [images]
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch) -> Path:
+    """Sixty photos in the three classes of `trained`, and a quick network."""
+    monkeypatch.setitem(NETS, "efficientnet", Thumbnail)
+    noise = torch.Generator().manual_seed(0)
+    for i in range(60):
+        folder = tmp_path / "many" / ("disc", "square", "stripe")[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (20, 24, 3), generator=noise, dtype=torch.uint8)
+        pixels[..., i % 3] //= 4
+        Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    return tmp_path / "many"
+
+
+def test_my_model_is_measured_on_my_own_images(trained, photos, many, capsys):
+    words = ("eval", trained / "model", "--data", many)
+    found = run(*words)
+    assert found["features"] == "thumbnail"
+    sets = found["sets"]
+    columns = ["samples", "reconstructed", "real halves", "blurred", "noise"]
+    assert list(sets) == columns
+    assert sets["samples"]["images"] == 60 and sets["real halves"]["images"] == 30
+    assert sets["blurred"]["rel-FD"] == pytest.approx(1)
+    assert "rel-FD" not in sets["real halves"]  # 30 images, 48 features
+    assert sets["noise"]["KID x 1000 (thumbnail)"] > 0
+    assert 0 <= sets["samples"]["accuracy, 5 nearest"] <= 1
+    assert sets["real halves"]["accuracy, 5 nearest"] > 0.9
+    for key in ("PSNR (dB)", "SSIM", "perceptual"):
+        assert key in sets["reconstructed"]
+    assert "FD (thumbnail)" in sets["samples"] and "FID" not in str(sets)
+    assert any("halves" in note and "No FD" in note for note in found["notes"])
+    near = run(*words, "--train", photos)
+    assert near["sets"]["samples"]["neighbour"] > 0
+    assert 0 <= near["sets"]["samples"]["copies"] <= 1
+    assert main([str(word) for word in words]) == 0
+    text = capsys.readouterr().out
+    assert "real halves" in text and "note: " in text and "{" not in text
+
+
+def test_images_without_classes_are_measured_without_accuracy(trained, many):
+    flat = many / "square"
+    for path in (many / "disc").iterdir():
+        path.rename(flat / f"disc{path.name}")
+    found = run("eval", trained / "model", "--data", flat)
+    assert not any("accuracy" in name for name in found["sets"]["samples"])
+    assert any("no classes" in note for note in found["notes"])
+
+
+def test_evaluation_refuses_other_classes_and_few_images(trained, photos, many, capsys):
+    few = ["eval", str(trained / "model"), "--data", str(photos)]
+    assert main(few) == 2
+    assert "need at least 40" in capsys.readouterr().err
+    (many / "disc").rename(many / "cow")
+    assert main(["eval", str(trained / "model"), "--data", str(many)]) == 2
+    said = capsys.readouterr().err
+    assert "unknown: cow" in said and "folder without classes" in said
 
 
 @pytest.mark.parametrize(

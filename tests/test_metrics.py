@@ -432,7 +432,7 @@ def test_bad_input_is_refused_with_a_sentence(call, words):
 def test_training_images_among_the_held_out_ones_are_refused(halves):
     net = Thumbnail()
     features = features_of(net, halves[0])
-    with pytest.raises(ValueError, match="itself in train"):
+    with pytest.raises(ValueError, match="lies in train"):
         Reference.of(net, halves[0], train=features)
 
 

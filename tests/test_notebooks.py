@@ -46,6 +46,7 @@ HAND_WRITTEN = {
     "__init__",
     "__main__",
     "cli",
+    "evaluation",
     "experiments",
     "features",
     "pipeline",
