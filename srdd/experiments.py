@@ -326,6 +326,7 @@ def measure_study_mask(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": list(SEEDS)}
 
 
+MARKS = 4
 CONVERGENCE = {
     "causal": Variant(mask="causal"),
     "Markovian": Variant(),
@@ -338,48 +339,55 @@ CONVERGENCE = {
 def measure_study_convergence(setting: Setting) -> dict[str, Any]:
     """Quality against steps and CPU seconds, three training seeds."""
     study, values, curves = study_of(setting), {}, {}
+    seconds = study.step_seconds(CONVERGENCE)
     for name, variant in CONVERGENCE.items():
-        each = [study.run(variant, seed) for seed in SEEDS]
-        costs = [study.cost(variant, seed) for seed in SEEDS]
+        values[f"{name}/CPU seconds of a step"] = single(seconds[name])
+        each = [study.run(variant, seed, MARKS) for seed in SEEDS]
         curves[name] = []
-        for i, marks in enumerate(zip(*each, strict=True), start=1):
+        for part in range(2, MARKS + 1):  # the first is far from any level
+            marks = [saved[part - 1] for saved in each]
+            steps = part * variant.steps / MARKS
             found = [study.measure(m) | cross_entropy(study, m) for m in marks]
             kept = [{k: f[k] for k in ("rel_fd", "cross_entropy")} for f in found]
-            share = i / len(each[0])
-            for row, cost in zip(kept, costs, strict=True):
-                row |= {"steps": share * variant.steps, "cpu_seconds": share * cost}
+            for row in kept:
+                row |= {"steps": steps, "CPU seconds": steps * seconds[name]}
             curves[name].append(kept)
-            values |= over_seeds(f"{name}, {i} of {len(each[0])}", kept)
+            values |= over_seeds(f"{name}, {part} of {MARKS}", kept)
     for other in ("Markovian", "Markovian, random scales"):
-        for cost in ("steps", "cpu_seconds"):
+        for cost in ("steps", "CPU seconds"):
             ratios = time_to_equal(curves["causal"], curves[other], "rel_fd", cost)
             values |= over_seeds(f"{cost} to equal rel-FD, causal / {other}", ratios)
     return {"values": values, "seeds": list(SEEDS)}
 
 
-LARGE = {"depth": 4, "width": 128, "heads": 4, "steps": 200, "lr": 1e-3}
+LARGE = {"depth": 4, "width": 128, "heads": 4, "steps": 100, "lr": 1e-3}
 
 
 def measure_causal_to_markov(setting: Setting) -> dict[str, Any]:
     """The causal twin under the Markovian mask: before, while and after training."""
-    study, values, marks = study_of(setting), {}, 4
-    ways = {
-        "from causal": Variant(**LARGE, init="fashion-causal"),
-        "from scratch": Variant(**LARGE),
-    }
+    study, values = study_of(setting), {}
+
+    def quality(saved: Path) -> dict[str, float]:
+        return study.measure(saved, count=1000) | cross_entropy(study, saved)
+
     start = ScaleTransformer.from_pretrained("fashion-causal")
     masks = {"causal mask": "causal", "Markovian mask, not trained": "markov"}
     for name, mask in masks.items():
         model = ScaleTransformer(replace(start.config, mask=mask))
         model.load_state_dict(start.state_dict())
         saved = model.save_pretrained(study.work / "studies" / f"before-{mask}")
-        values |= over_seeds(name, [study.measure(saved) | cross_entropy(study, saved)])
-    for name, variant in ways.items():
-        each = [study.run(variant, seed, marks) for seed in SEEDS]
-        for i, states in enumerate(zip(*each, strict=True), start=1):
-            found = [study.measure(s) | cross_entropy(study, s) for s in states]
-            step = i * variant.steps // marks
-            values |= over_seeds(f"{name}, step {step}", found)
+        values |= over_seeds(name, [quality(saved)])
+    ways = {"from causal": "fashion-causal", "from scratch": None}
+    for name, init in ways.items():
+        variant = Variant(**LARGE, init=init)
+        each = [study.run(variant, seed, MARKS) for seed in SEEDS]
+        *early, last = zip(*each, strict=True)
+        for part, states in enumerate(early, start=1):
+            found = [cross_entropy(study, state) for state in states]
+            values |= over_seeds(f"{name}, step {part * variant.steps // MARKS}", found)
+        values |= over_seeds(
+            f"{name}, step {variant.steps}", [quality(state) for state in last]
+        )
     return {"values": values, "seeds": list(SEEDS)}
 
 

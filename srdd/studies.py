@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import ImageSet, digest, open_images
+from .fast import interleave, one_thread
 from .files import (
     TokenSet,
     encode_images,
@@ -33,7 +33,14 @@ from .records import single, spread
 from .sampling import SampleConfig, image_seeds, sample
 from .scales import ScaleSchedule
 from .tokenizer import Tokenizer
-from .training import Task, TrainConfig, TransformerTask, fit, scale_cross_entropy
+from .training import (
+    Task,
+    TrainConfig,
+    Trainer,
+    TransformerTask,
+    fit,
+    scale_cross_entropy,
+)
 from .transformer import ScaleTransformer, TransformerConfig
 
 SEEDS = (0, 1, 2)
@@ -185,7 +192,6 @@ class Study:
             def keep(step: int, averaged: nn.Module) -> None:
                 averaged.save_pretrained(folder / f"step-{step:06d}")
 
-            began = time.process_time()
             fit(
                 self.task(model, self.tokenizer, tokens, config),
                 config,
@@ -193,8 +199,6 @@ class Study:
                 progress=self.progress,
                 on_save=keep,
             )
-            spent = {"cpu_seconds": time.process_time() - began}
-            write_json(folder / "cost.json", spent)
             shutil.rmtree(folder / "states")
         return saved
 
@@ -208,9 +212,21 @@ class Study:
             model.load_state_dict(start.state_dict())
         return model
 
-    def cost(self, variant: Variant, seed: int) -> float:
-        """CPU seconds that the training of a finished run took."""
-        return read_json(self.folder(variant, seed) / "cost.json")["cpu_seconds"]
+    def step_seconds(self, variants: dict[str, Variant]) -> dict[str, float]:
+        """CPU seconds of a training step of each, timed in turn on one thread."""
+        tokens = self.tokens(self.train)
+
+        def ready(variant: Variant) -> Callable[[], Any]:
+            config = variant.train_config(0, 1)
+            model = self.start(variant, 0, len(tokens.classes))
+            task = self.task(model, self.tokenizer, tokens, config)
+            trainer = Trainer(task, config, self.work)
+            batches = iter(task.batches(0))
+            return lambda: trainer.train_step(next(batches))
+
+        with one_thread():
+            found = interleave({name: ready(v) for name, v in variants.items()})
+        return {name: timing.median for name, timing in found.items()}
 
     def measure(
         self,

@@ -32,7 +32,6 @@ def study(tmp_path_factory):
 def test_a_finished_run_is_found_again_and_not_trained(study, monkeypatch):
     first = study.run(TINY, 0, marks=2)
     assert [path.name for path in first] == ["step-000002", "step-000004"]
-    assert study.cost(TINY, 0) > 0
     monkeypatch.setattr("srdd.studies.fit", lambda *a, **k: pytest.fail("trained"))
     assert study.run(TINY, 0, marks=2) == first
 
@@ -70,6 +69,11 @@ def test_a_run_can_start_from_another_models_weights(study):
     assert model.config.mask == "causal"
     again = study.start(replace(TINY, init=str(source)), 2, 10)
     torch.testing.assert_close(model.state_dict(), again.state_dict())
+
+
+def test_steps_are_timed_in_turn_and_train_nothing_that_is_kept(study):
+    found = study.step_seconds({"a": TINY, "b": replace(TINY, batch=16)})
+    assert 0 < found["a"] and 0 < found["b"]
 
 
 def test_two_variants_are_told_apart_by_difference_and_error():
