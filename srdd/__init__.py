@@ -20,6 +20,7 @@ _HOME = {
     "TokenizerConfig": "tokenizer",
     "TrainConfig": "training",
     "TransformerConfig": "transformer",
+    "from_var": "checkpoints",
     "open_images": "data",
     "preset": "transformer",
     "sample": "sampling",

@@ -253,6 +253,73 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def convert(args: argparse.Namespace) -> dict[str, Any]:
+    """Read a public VAR checkpoint, or write one with --to-var."""
+    if args.to_var:
+        return convert_back(args)
+    from .checkpoints import from_var
+    from .pipeline import Pipeline
+    from .sampling import sampling_preset
+    from .scales import ScaleSchedule
+
+    if len(args.files) != 2:
+        raise ValueError(
+            "convert wants two files, tokenizer and transformer, or the trainer's file "
+            f"twice; got {len(args.files)}"
+        )
+    schedule = None
+    if args.schedule:
+        schedule = ScaleSchedule(tuple(names(args.schedule)))
+    pair = from_var(
+        *args.files,
+        mask=args.mask or "causal",
+        schedule=schedule,
+        heads=args.heads,
+        strict=not args.lenient,
+    )
+    peer, vocab = sampling_preset("var-fid"), pair[1].config.vocab
+    peer = replace(peer, top_k=min(peer.top_k, vocab))
+    out = Path(args.out or "model")
+    pipe = Pipeline(*pair, sampling=peer)
+    pipe.save_pretrained(
+        out,
+        dtype=None if args.dtype == "float32" else dtype(args),
+        command=command(),
+        source="public VAR layout",
+    )
+    shape = pair[1].config
+    return {
+        "out": str(out),
+        "depth": shape.depth,
+        "width": shape.width,
+        "heads": shape.heads,
+        "classes": shape.classes,
+        "mask": shape.mask,
+        "sides": list(shape.schedule.sides),
+        "tokenizer_parameters": parameters(pair[0]),
+        "transformer_parameters": parameters(pair[1]),
+    }
+
+
+def convert_back(args: argparse.Namespace) -> dict[str, Any]:
+    """``convert --to-var``: a model folder as two files of the public layout."""
+    import torch
+
+    from .checkpoints import to_var
+    from .pipeline import Pipeline
+
+    if len(args.files) != 1:
+        raise ValueError(f"--to-var wants one model folder, got {len(args.files)}")
+    pipe = Pipeline.from_pretrained(args.files[0])
+    out = Path(args.out or "var")
+    states = to_var(pipe.tokenizer, pipe.transformer)
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / "vae.pth", out / "var.pth"]
+    for path, state in zip(files, states, strict=True):
+        torch.save(state, path)
+    return {"files": [str(path) for path in files], "entries": [*map(len, states)]}
+
+
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure samples of a model against images, with yardsticks."""
     from .evaluation import evaluate_model
@@ -736,6 +803,15 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--label-drop", type=float, help="share of labels hidden (0.1)")
     p = verb(verbs, shared, "info", info)
     p.add_argument("model")
+    p = verb(verbs, shared, "convert", convert)
+    p.add_argument(
+        "files", nargs="+", help="tokenizer and transformer, .pth or .safetensors"
+    )
+    p.add_argument("--to-var", action="store_true", help="write one from a folder")
+    p.add_argument("--mask", choices=("causal", "markov"), help="as published: causal")
+    p.add_argument("--schedule", help="sides, if the file does not tell: 1,2,3,4")
+    p.add_argument("--heads", type=int, help="if the file does not tell")
+    p.add_argument("--lenient", action="store_true", help="drop unexpected names")
     p = verb(verbs, shared, "eval", evaluate)
     p.add_argument("model")
     p.add_argument(

@@ -128,7 +128,8 @@ def middle_flops(width: int, side: int) -> int:
 # %% ../nbs/appendices/a7_costs.ipynb #decoder-flops
 def decoder_flops(config: TokenizerConfig) -> int:
     """Operations from an accumulated map to one image."""
-    widths, z, side = config.widths, config.code_width, config.schedule.sides[-1]
+    widths, z = config.decoder_widths, config.code_width
+    side = config.schedule.sides[-1]
     total = conv_flops(z, z, side) + conv_flops(z, widths[-1], side)
     total += middle_flops(widths[-1], side)
     inner = widths[-1]

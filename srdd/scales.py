@@ -107,7 +107,8 @@ class ScaleSchedule:
     def levels(self, device: torch.device | str = "cpu") -> Tensor:
         """Scale of each position, ``(n,)`` int64, counted from 0."""
         counts = torch.tensor(self.counts, device=device)
-        return torch.arange(len(self), device=device).repeat_interleave(counts)
+        scales = torch.arange(len(self), device=device)
+        return scales.repeat_interleave(counts, output_size=self.length)
 
     def phi_for(self, convs: int) -> tuple[int, ...]:
         """The shared convolution of each scale, out of `convs`."""

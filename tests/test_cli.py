@@ -14,7 +14,7 @@ from srdd.cli import build_parser, main, names, schedule_for
 from srdd.features import NETS
 
 VERBS = (
-    "sample reconstruct train-tokenizer tokenize train info eval bench "
+    "sample reconstruct train-tokenizer tokenize train info convert eval bench "
     "experiment report"
 ).split()
 
@@ -333,6 +333,11 @@ def test_evaluation_refuses_other_classes_and_few_images(trained, photos, many, 
         (("train-tokenizer", "{photos}", "--config", "nowhere.json"), "nowhere.json"),
         (("train", "{photos}", "--tokenizer", "{tok}", "--lr", "-1"), "lr"),
         (("bench", "--suite", "nothing"), "suite"),
+        (("convert", "a.pth", "b.pth"), "no file b.pth"),
+        (("convert", "a.pth"), "convert wants two files"),
+        (("convert", "a", "b", "--to-var"), "--to-var wants one model folder"),
+        (("convert", "{model}", "--to-var"), "norm_groups"),
+        (("convert", "a", "b", "--schedule", "4,2"), "growing"),
         (("experiment", "nothing"), "nothing"),
     ],
 )
@@ -390,3 +395,38 @@ def test_the_shipped_model_draws_a_grid(tmp_path):
     torch.manual_seed(0)
     made = run("sample", "fashion", "--count", 1, "--out", tmp_path / "grid.png")
     assert made["images"] == 10
+
+
+def test_a_public_checkpoint_becomes_a_folder_and_goes_back(tmp_path):
+    from srdd import Pipeline
+    from srdd.checkpoints import to_var
+    from srdd.scales import ScaleSchedule
+    from srdd.tokenizer import Tokenizer, TokenizerConfig
+    from srdd.transformer import ScaleTransformer, TransformerConfig
+
+    torch.manual_seed(0)
+    sides = ScaleSchedule((1, 2, 4))
+    codes = Tokenizer(TokenizerConfig(3, 32, (1, 2), 1, (1,), 32, 8, 40, 4, sides))
+    model = ScaleTransformer(TransformerConfig(2, 64, 2, sides, 40, 8, 5, "causal"))
+    files = [tmp_path / "vae.pth", tmp_path / "var.pth"]
+    states = to_var(codes, model)
+    for path, state in zip(files, states, strict=True):
+        torch.save(state, path)
+    made = run("convert", *files, "--mask", "markov", "--out", tmp_path / "model")
+    assert made["mask"] == "markov" and made["sides"] == [1, 2, 4]
+    pipe = Pipeline.from_pretrained(tmp_path / "model")
+    assert pipe.classes == ("0", "1", "2", "3", "4")
+    assert (pipe.sampling.guidance, pipe.sampling.top_k, pipe.sampling.top_p) == (
+        2.5,
+        40,
+        0.96,
+    )
+    words = ("--classes", "3", "--count", "1", "--out", tmp_path / "g.png")
+    assert run("sample", tmp_path / "model", *words)["images"] == 1
+    run("convert", *files, "--out", tmp_path / "causal")
+    back = run("convert", tmp_path / "causal", "--to-var", "--out", tmp_path / "var")
+    assert back["entries"] == [len(states[0]), len(states[1])]
+    for path, state in zip(back["files"], states, strict=True):
+        found = torch.load(path, weights_only=True)
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[k], state[k]) for k in state)

@@ -26,6 +26,7 @@ SCHEDULE = ScaleSchedule((1, 2, 3, 5))
 TINY = TransformerConfig(
     depth=2, width=32, heads=2, schedule=SCHEDULE, vocab=24, code_width=8, classes=4
 )
+SLIM = TokenizerConfig(1, 8, (1, 2), 2, (0,), 4, 6, 40, 2, SCHEDULE, decoder_base=4)
 SMALL = TokenizerConfig(1, 8, (1, 2, 3), 1, (1, 2), 4, 6, 40, 2, SCHEDULE)
 GIGA = 1e9
 
@@ -79,16 +80,6 @@ class Everything:
         return k.new_zeros(2, *k.shape[:2], self.count, k.shape[3])
 
 
-@pytest.fixture
-def levels_on_meta(monkeypatch):
-    """Scale of each position without reading numbers, which meta has not."""
-
-    def levels(self, device="cpu"):
-        return torch.zeros(self.length, dtype=torch.int64, device=device)
-
-    monkeypatch.setattr(ScaleSchedule, "levels", levels)
-
-
 def near(a, b, share=0.01):
     assert abs(a / b - 1) < share, (a, b)
 
@@ -112,7 +103,7 @@ def test_sampling_operations_are_those_counted(config):
 
 
 @pytest.mark.parametrize("config", [*SHAPES[::2], preset("d16")], ids=named)
-def test_training_operations_are_those_counted(config, levels_on_meta):
+def test_training_operations_are_those_counted(config):
     for backend in ("packed", "dense"):
         dense = backend == "dense"
         ahead = transformer_flops(config, guided=False, dense=dense).total
@@ -121,7 +112,9 @@ def test_training_operations_are_those_counted(config, levels_on_meta):
         near(counted(lambda b=backend: forward(config, b, True)), both)
 
 
-@pytest.mark.parametrize("config", [SMALL, TokenizerConfig()], ids=["small", "vq"])
+@pytest.mark.parametrize(
+    "config", [SMALL, SLIM, TokenizerConfig()], ids=["small", "slim", "vq"]
+)
 @torch.no_grad()
 def test_tokenizer_operations_are_those_counted(config):
     with torch.device("meta"):
