@@ -369,11 +369,13 @@ def experiment(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
-    """Fill the marked tables of README.md from results/."""
+    """Write all numbers of README.md and of the claims page from results/."""
+    from .claims import write_pages
     from .records import fill_markers
 
-    path = Path(args.out or "README.md")
-    return {"file": str(path), "tables": fill_markers(path)}
+    if args.out:
+        return {"pages": {args.out: fill_markers(args.out)}}
+    return {"pages": write_pages()}
 
 
 def dtype(args: argparse.Namespace) -> Any:

@@ -97,6 +97,74 @@ def test_numbers_on_pages_are_those_of_the_records():
             assert text == records.render(name).strip(), f"{page}: run `srdd report`"
 
 
+def test_the_claims_page_is_that_of_the_records():
+    claims = importlib.import_module("srdd.claims")
+    text = read(ROOT / "nbs" / "claims.md")
+    (shown,) = re.findall(r"<!-- claims -->(.*?)<!-- /claims -->", text, re.DOTALL)
+    assert shown.strip() == claims.claims_markdown().strip(), "run `srdd report`"
+
+
+# What looks measured and stands in prose: a spread, a decimal with a unit, a measure
+# with its value. Such a number has to come from a record.
+UNITS = "%|ms|µs|seconds?|minutes?|hours?|[kMG]i?B|dB|bits?|nats|FLOPs?|times|fold"
+NAMES = "rel-FD|FD|FID|KID|PSNR|SSIM|accuracy"
+TYPED = re.compile(
+    rf"±\s*\d|(?<![\w.])\d+\.\d+\s?(?:{UNITS})(?!\w)"
+    rf"|(?:{NAMES})\s(?:of\s|is\s|was\s)?\d+(?:\.\d+)?"
+)
+NOT_MEASURED = {
+    "about 4.6 nats": "the value of the cell above it, rounded",
+    "FD 0.6": "a question, with a number that stands for any",
+    "rel-FD 0.2": "the example that explains the unit",
+}
+FOREIGN = (
+    r"<!-- (results:[\w-]+|claims) -->.*?<!-- /(results|claims) -->",
+    r"```(?!\{(?:exercise|solution)).*?```",  # code and figures
+    r"\$\$.*?\$\$",
+    r"\$[^$]*\$",
+    r"`[^`]*`",
+)
+
+
+def typed_numbers(text: str) -> list[str]:
+    """Numbers of a page that look measured and stand outside regions, maths, code."""
+    for pattern in FOREIGN:
+        text = re.sub(pattern, " ", text, flags=re.DOTALL)
+    for known in NOT_MEASURED:
+        text = text.replace(known, "")
+    return [text[max(0, m.start() - 30) : m.end()] for m in TYPED.finditer(text)]
+
+
+def test_no_measured_number_is_typed_into_a_page():
+    pages = [p for p in map(source_of, toc_pages()) if p]
+    for path in [ROOT / "README.md", *pages]:
+        found = typed_numbers(prose(path))
+        assert not found, f"{path.name}: {found}: show a record, or leave it out"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["took 3.5 ms", "0.12 ± 0.01", "rel-FD 0.18 here", "is 1.4 times faster", "9.5 %"],
+)
+def test_measured_numbers_are_recognised(text):
+    assert typed_numbers(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sigma 0.7 pixels",
+        "$x = 0.5$ nats",
+        "`0.5 ms`",
+        "version 2.6",
+        "chapter 14.",
+        "<!-- results:x -->1.5 ms<!-- /results -->",
+    ],
+)
+def test_other_numbers_are_not(text):
+    assert not typed_numbers(text)
+
+
 def test_records_are_complete():
     needed = {"name", "claim", "command", "commit", "date", "device", "versions"}
     needed |= {"seeds", "wall_seconds", "values", "tier"}

@@ -45,6 +45,7 @@ ORDER = {
 HAND_WRITTEN = {
     "__init__",
     "__main__",
+    "claims",
     "cli",
     "evaluation",
     "experiments",

@@ -1,0 +1,161 @@
+"""Claims: the verdict follows the record, and the page follows the verdict."""
+
+import math
+
+import pytest
+
+from srdd.claims import (
+    CLAIMS,
+    Claim,
+    above,
+    best_beats_first,
+    cheap_and_equal,
+    claims_markdown,
+    equal_keys,
+    every_above,
+    every_below,
+    gap,
+    lower,
+    not_higher,
+    numbers,
+    share_above,
+    verdict,
+    write_claims,
+)
+from srdd.experiments import EXPERIMENTS
+from srdd.records import read_record, single, spread, write_record
+
+
+def record(folder, values, name="x"):
+    facts = {"name": name, "claim": "c", "tier": "toy", "seeds": [0, 1, 2]}
+    return write_record(folder, values=values, **facts)
+
+
+GOOD, BAD = spread([0.10, 0.11, 0.12]), spread([0.20, 0.21, 0.22])
+NEAR = spread([0.105, 0.115, 0.125])
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "holds"),
+    [
+        (lower("a", "b"), {"a": GOOD, "b": BAD}, True),
+        (lower("a", "b"), {"a": BAD, "b": GOOD}, False),
+        (lower("a", "b"), {"a": GOOD, "b": NEAR}, False),  # within the scatter
+        (not_higher("a"), {"a": spread([-0.1, 0.1, 0.02])}, True),
+        (not_higher("a"), {"a": GOOD}, False),
+        (above("a", 0.05), {"a": GOOD}, True),
+        (above("a", 0.109), {"a": GOOD}, False),  # above, but not by two errors
+        (above("a", 0.9), {"a": single(0.91)}, True),
+        (every_below("p$", 1e-10), {"1/p": single(1e-12), "2/p": single(0.0)}, True),
+        (every_below("p$", 1e-10), {"1/p": single(1e-12), "2/p": single(1e-9)}, False),
+        (every_above("^r", 1.0), {"r1": single(2.0), "r2": single(1.5)}, True),
+        (every_above("^r", 1.0), {"r1": single(2.0), "r2": single(0.5)}, False),
+        (best_beats_first("fd"), {"0/fd": BAD, "1/fd": BAD, "2/fd": GOOD}, True),
+        (best_beats_first("fd"), {"0/fd": GOOD, "1/fd": BAD, "2/fd": NEAR}, False),
+        (equal_keys("p", "v"), {"2/p": single(9.0), "2/v": single(9.0)}, True),
+        (equal_keys("p", "v"), {"2/p": single(9.0), "2/v": single(8.0)}, False),
+        (share_above("a", "b", 0.5), {"a": single(1.0), "b": single(3.0)}, False),
+        (share_above("a", "b", 0.5), {"a": single(2.0), "b": single(3.0)}, True),
+    ],
+)
+def test_a_rule_reads_its_verdict_from_the_values(tmp_path, rule, values, holds):
+    made = record(tmp_path, values)
+    assert rule(made) is holds
+    claim = Claim("T", "t", "s", "x", rule=rule)
+    assert verdict(claim, tmp_path) == ("reproduced" if holds else "not reproduced")
+
+
+@pytest.mark.parametrize(
+    ("cost", "quality", "holds"),
+    [(70, NEAR, True), (70, BAD, False), (90, NEAR, False), (80, GOOD, True)],
+)
+def test_cheaper_at_equal_quality_needs_both(tmp_path, cost, quality, holds):
+    values = {
+        "whole/rel_fd": GOOD,
+        "whole/flops": spread([100.0, 100.0, 100.0]),
+        "screened/rel_fd": single(0.0),  # one seed: does not count
+        "screened/flops": single(1.0),
+        "short/rel_fd": quality,
+        "short/flops": spread([cost, cost, cost]),
+    }
+    assert cheap_and_equal(0.2)(record(tmp_path, values)) is holds
+
+
+def test_one_run_decides_by_the_error_of_its_kid_or_not_at_all(tmp_path):
+    values = {
+        "a/kid_1000": single(10.0),
+        "a/kid_1000_se": single(3.0),
+        "b/kid_1000": single(20.0),
+        "b/kid_1000_se": single(4.0),
+        "a/fd": single(1.0),
+        "b/fd": single(2.0),
+    }
+    made = record(tmp_path, values)
+    assert gap(made, "a/kid_1000", "b/kid_1000") == (-10.0, 5.0)
+    assert not lower("a/kid_1000", "b/kid_1000")(made)
+    claim = Claim("T", "t", "s", "x", rule=lower("a/fd", "b/fd"))
+    assert verdict(claim, tmp_path) == "not yet"
+
+
+def test_without_a_record_that_can_decide_it_is_not_yet(tmp_path):
+    tmp_path.joinpath("results").mkdir()
+    rule = above("a", 1.0)
+    assert verdict(Claim("T", "t", "s"), tmp_path) == "not yet"
+    assert verdict(Claim("T", "t", "s", "none", rule=rule), tmp_path) == "not yet"
+    record(tmp_path, {"b": single(2.0)})
+    assert verdict(Claim("T", "t", "s", "x", rule=rule), tmp_path) == "not yet"
+    far = Claim("T", "t", "s", "x", rule=rule, testable=False)
+    assert verdict(far, tmp_path) == "not testable here"
+
+
+def test_a_verdict_changes_with_the_record_alone(tmp_path):
+    claim = Claim("T", "t", "s", "x", (("value", "a"),), above("a", 1.0))
+    for value, said in ((2.0, "reproduced"), (0.5, "not reproduced")):
+        record(tmp_path, {"a": single(value)})
+        page = claims_markdown([claim], tmp_path)
+        assert f"| T | t | {said} |" in page and f"value: {value:g}" in page
+
+
+def test_further_records_are_shown_where_they_exist(tmp_path):
+    record(tmp_path, {"a": single(2.0)})
+    claim = Claim("T", "t", "s", also=(("x", "a", "far"), ("y", "a", "none")))
+    assert numbers(claim, tmp_path) == ["far: 2"]
+
+
+def test_the_page_keeps_what_stands_around_its_markers(tmp_path):
+    page = tmp_path / "claims.md"
+    page.write_text("before\n<!-- claims -->\nstale\n<!-- /claims -->\nafter\n")
+    write_claims(page, tmp_path)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n")
+    assert "| S1 |" in text and "stale" not in text
+    write_claims(page, tmp_path)
+    assert page.read_text() == text
+    page.write_text("no markers")
+    with pytest.raises(ValueError, match="has no <!-- claims -->"):
+        write_claims(page, tmp_path)
+    with pytest.raises(FileNotFoundError):
+        write_claims(tmp_path / "none.md", tmp_path)
+
+
+def test_every_claim_of_the_paper_has_one_row():
+    labels = [claim.label for claim in CLAIMS]
+    assert labels[:14] == [f"S{i}" for i in range(1, 15)]
+    assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.label)
+def test_a_record_that_was_written_shows_every_value_that_is_promised(claim):
+    if claim.record is None:
+        assert claim.rule is None and not claim.shown
+        return
+    assert claim.rule is not None
+    try:
+        made = read_record(claim.record)
+    except FileNotFoundError:
+        pytest.skip(f"no record {claim.record} yet")
+    assert claim.record in EXPERIMENTS
+    for _, key in claim.shown:
+        assert callable(key) or key in made.values
+    assert isinstance(claim.rule(made), bool)
+    assert not any(math.isnan(value["mean"]) for value in made.values.values())
