@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import KeyValueCache
+from .attention import KeyValueCache, attend_keys
 from .diffusion import (
     Reverse,
     absorbing_chain,
@@ -52,7 +52,7 @@ from .likelihood import (
 )
 from .quantization import MultiScaleQuantizer, ScaleCodes
 from .scales import ScaleSchedule, area_down, bicubic_up
-from .transformer import Condition, ScaleTransformer, TransformerConfig
+from .transformer import Condition, ScaleTransformer, TransformerConfig, see_known
 
 Numbers = dict[str, float]
 TOLERANCE, VISIBLE, SLOPE = 1e-10, 1e-7, 0.01
@@ -551,8 +551,16 @@ def continuous_limit(seed: int) -> Numbers:
 class Float64Transformer(ScaleTransformer):
     """The transformer without the step to float32 before its head."""
 
-    def head_logits(self, x: Tensor, condition: Condition) -> Tensor:
+    def head_logits(
+        self,
+        x: Tensor,
+        condition: Condition,
+        known: Tensor | None = None,
+        mix: Callable[..., Tensor] = attend_keys,
+    ) -> Tensor:
         """Logits in the dtype of the weights."""
+        if known is not None:
+            x = see_known(self, x, known, condition, mix)
         scale, shift = condition.head
         return self.head(self.head_norm(x) * (1 + scale) + shift)
 
