@@ -231,7 +231,11 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def info(args: argparse.Namespace) -> dict[str, Any]:
-    """What a model folder holds: sizes, schedule, classes, facts."""
+    """Sizes, operations and memory of a model folder or of a preset (d16)."""
+    import re
+
+    if re.fullmatch(r"d\d+", args.model) and not Path(args.model).exists():
+        return preset_info(args)
     from .files import read_json, resolve_model
     from .pipeline import Pipeline
 
@@ -239,17 +243,78 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
     pipe = Pipeline.from_pretrained(args.model)
     facts = read_json(folder / "manifest.json")
     facts.pop("files", None)
-    schedule = pipe.tokenizer.schedule
+    config, shape = pipe.transformer.config, pipe.tokenizer.config
+    if args.mask:
+        config = replace(config, mask=args.mask)
     return {
         "model": args.model,
         "tokenizer_parameters": parameters(pipe.tokenizer),
         "transformer_parameters": parameters(pipe.transformer),
         "image_shape": list(pipe.tokenizer.image_shape),
-        "mask": pipe.transformer.config.mask,
-        "sides": list(schedule.sides),
-        "tokens_per_image": schedule.length,
-        "cache_bytes_per_image": cache_bytes(pipe.transformer.config),
+        "mask": config.mask,
+        "sides": list(config.schedule.sides),
+        "tokens_per_image": config.schedule.length,
+        "cache_bytes_per_image": cache_bytes(config),
+        **costs(args, config, shape, parameters(pipe.tokenizer)),
         "manifest": facts,
+    }
+
+
+def preset_info(args: argparse.Namespace) -> dict[str, Any]:
+    """``info`` of a published size; nothing is loaded or allocated."""
+    import torch
+
+    from .costs import transformer_parameters
+    from .tokenizer import Tokenizer, TokenizerConfig
+    from .transformer import preset
+
+    config = preset(args.model, mask=args.mask or "causal")
+    with torch.device("meta"):
+        tokenizer = Tokenizer(TokenizerConfig(schedule=config.schedule))
+    return {
+        "model": args.model,
+        "tokenizer_parameters": parameters(tokenizer),
+        "transformer_parameters": transformer_parameters(config),
+        "image_shape": list(tokenizer.image_shape),
+        "mask": config.mask,
+        "sides": list(config.schedule.sides),
+        "tokens_per_image": config.schedule.length,
+        "cache_bytes_per_image": cache_bytes(config),
+        **costs(args, config, tokenizer.config, parameters(tokenizer)),
+    }
+
+
+def costs(
+    args: argparse.Namespace, config: Any, tokenizer: Any, tokenizer_weights: int
+) -> dict[str, Any]:
+    """Operations per image, and memory of sampling and training a batch."""
+    from . import costs as count
+
+    half, batch = args.dtype != "float32", args.batch
+    if batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {batch}")
+    memory = {
+        "sampling": count.sampling_bytes(
+            config, tokenizer, tokenizer_weights, batch, size=2 if half else 4
+        ),
+        "training_step": count.training_bytes(config, batch, half=half),
+    }
+    guided = count.transformer_flops(config)
+    return {
+        "flops_per_image": {
+            "transformer_guided": guided.total,
+            "transformer_not_guided": count.transformer_flops(
+                config, guided=False
+            ).total,
+            "training_step": count.training_flops(config),
+            "decoder": count.decoder_flops(tokenizer),
+            "encoder": count.encoder_flops(tokenizer),
+        },
+        "batch": batch,
+        "dtype": args.dtype,
+        "memory_bytes": {
+            name: asdict(part) | {"total": part.total} for name, part in memory.items()
+        },
     }
 
 
@@ -804,7 +869,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--heads", type=int, default=4, help="attention heads (4)")
     p.add_argument("--label-drop", type=float, help="share of labels hidden (0.1)")
     p = verb(verbs, shared, "info", info)
-    p.add_argument("model")
+    p.add_argument("model", help="folder, shipped name, or a preset: d16")
+    p.add_argument("--batch", type=int, default=1, help="images, for memory (1)")
+    p.add_argument("--mask", choices=("markov", "causal", "band"))
     p = verb(verbs, shared, "convert", convert)
     p.add_argument(
         "files", nargs="+", help="tokenizer and transformer, .pth or .safetensors"

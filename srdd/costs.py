@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['pairs', 'TransformerFlops', 'rows_of', 'transformer_flops', 'training_flops', 'conv_flops', 'block_flops',
-           'map_attention_flops', 'middle_flops', 'decoder_flops', 'encoder_flops', 'quantizer_flops']
+           'map_attention_flops', 'middle_flops', 'decoder_flops', 'encoder_flops', 'quantizer_flops',
+           'transformer_parameters', 'Memory', 'decoder_bytes', 'sampling_bytes', 'training_bytes']
 
 # %% ../nbs/appendices/a7_costs.ipynb #exported-imports
 from collections.abc import Sequence
@@ -173,3 +174,105 @@ def quantizer_flops(
     schedule, z = schedule or config.schedule, config.code_width
     lifts = len(schedule) * conv_flops(z, z, schedule.sides[-1])
     return lifts + 2 * schedule.length * z * config.vocab * encode
+
+# %% ../nbs/appendices/a7_costs.ipynb #count-parameters
+def transformer_parameters(config: TransformerConfig) -> int:
+    """Trained numbers of a transformer, without making one."""
+    d, blocks = config.width, config.depth + config.mask_blocks
+    hidden, shared = round(d * config.mlp_ratio), config.shared_adaln
+    block = 4 * d * d + 3 * d + 2 * d * hidden + hidden + d
+    block += config.heads * config.qk_norm + (6 * d if shared else 6 * d * d + 6 * d)
+    rows = config.schedule.counts[0] + config.schedule.length + len(config.schedule)
+    rows += config.code_width + 1 + config.classes + 1
+    rows += (config.vocab + 1) * bool(config.mask_blocks)
+    ends = 2 * d * d + 2 * d + config.vocab * (d + 1) + shared * 6 * d * (d + 1)
+    return blocks * block + rows * d + ends
+
+# %% ../nbs/appendices/a7_costs.ipynb #memory-class
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of live tensors at the worst moment."""
+
+    weights: int
+    """Of the networks; in training also of the optimizer and the average."""
+    kept: int
+    """Class vectors, keys and values; in training what waits for backward."""
+    working: int
+    """Largest working set beside them."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kept + self.working
+
+# %% ../nbs/appendices/a7_costs.ipynb #decoder-bytes
+def decoder_bytes(config: TokenizerConfig, size: int = 4) -> int:
+    """Widest moment of decoding one image, numbers of `size` bytes.
+
+    A block holds its input, two norms of it, or input, first convolution and
+    two norms of that beside the level's input; nothing else is as large.
+    """
+    widths, side, widest = config.decoder_widths, config.image_side, 0
+    for inner, outer in zip((*widths[1:], widths[-1]), widths, strict=True):
+        widest = max(widest, side**2 * max(3 * inner, inner + 4 * outer))
+        side //= 2
+    return widest * size
+
+# %% ../nbs/appendices/a7_costs.ipynb #sampling-bytes
+def sampling_bytes(
+    config: TransformerConfig,
+    tokenizer: TokenizerConfig,
+    tokenizer_weights: int,
+    batch: int = 1,
+    *,
+    guided: bool = True,
+    size: int = 4,
+) -> Memory:
+    """Memory of sampling a batch.
+
+    Args:
+        config, tokenizer: the pair.
+        tokenizer_weights: number of weights of the tokenizer.
+        batch: images at a time.
+        guided: with a guidance weight other than 1.
+        size: bytes of a weight, 2 in half precision; drawing stays in float32.
+    """
+    d, last, rows = config.width, config.schedule.counts[-1], 1 + guided
+    vectors = (rows + guided) * (6 * config.depth + 3) * d
+    cache = 0 if config.mask == "markov" else 2 * config.depth * rows
+    kept = batch * size * (vectors + cache * config.schedule.length * d)
+    maps = 3 * 4 * tokenizer.code_width * last
+    hidden = round(d * config.mlp_ratio)
+    moments = (
+        rows * last * (3 * d + 2 * hidden) * size,
+        last * (9 * 4 * config.vocab + 8 * d * size),
+        decoder_bytes(tokenizer, size),
+    )
+    weights = (transformer_parameters(config) + tokenizer_weights) * size
+    return Memory(weights, kept, batch * (max(moments) + maps))
+
+# %% ../nbs/appendices/a7_costs.ipynb #training-bytes
+def training_bytes(
+    config: TransformerConfig, batch: int = 1, *, half: bool = False
+) -> Memory:
+    """Memory of a training step: AdamW and averaged weights, packed attention.
+
+    Args:
+        config: the network; its mask decides the attention weights kept.
+        batch: images per step.
+        half: bfloat16 autocast; the weights stay float32.
+    """
+    n, d, size = config.schedule.length, config.width, 2 if half else 4
+    met, hidden = pairs(config.schedule, config.mask), round(d * config.mlp_ratio)
+    counts = zip(met, config.schedule.counts, strict=True)
+    again = sum(m // c for m, c in counts) - n
+    rows = n * (d * (40 if half else 64) + 2 * size * hidden + 48)
+    rows -= 0 if config.qk_norm else 4 * size * n * d
+    block = rows + size * (2 * d * again + config.heads * sum(met))
+    ends = n * (d * (10 if half else 12) + 4 * config.vocab)
+    parameters = transformer_parameters(config)
+    casts = 2 * (parameters - d * (n + config.classes + 1)) if half else 0
+    kept = batch * (config.depth * block + ends) + casts
+    working = batch * n * 12 * config.vocab
+    short = max(0, 4 * parameters - kept - working)  # gradients, when they are more
+    return Memory(16 * parameters, kept, working + short)

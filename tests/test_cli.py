@@ -334,6 +334,8 @@ def test_evaluation_refuses_other_classes_and_few_images(trained, photos, many, 
         (("train", "{photos}", "--tokenizer", "{tok}", "--lr", "-1"), "lr"),
         (("bench", "--suite", "nothing"), "suite"),
         (("convert", "a.pth", "b.pth"), "no file b.pth"),
+        (("info", "d17"), "got 'd17'"),
+        (("info", "d16", "--batch", "0"), "--batch must be at least 1"),
         (("convert", "a.pth"), "convert wants two files"),
         (("convert", "a", "b", "--to-var"), "--to-var wants one model folder"),
         (("convert", "{model}", "--to-var"), "norm_groups"),
@@ -430,3 +432,25 @@ def test_a_public_checkpoint_becomes_a_folder_and_goes_back(tmp_path):
         found = torch.load(path, weights_only=True)
         assert found.keys() == state.keys()
         assert all(torch.equal(found[k], state[k]) for k in state)
+
+
+def test_info_of_a_preset_needs_no_weights():
+    made = run("info", "d16", "--mask", "markov", "--batch", 8)
+    assert made["transformer_parameters"] == 310_283_520
+    assert made["tokenizer_parameters"] == 108_948_355
+    flops = made["flops_per_image"]
+    assert flops["decoder"] == pytest.approx(393.7e9, rel=1e-3)
+    assert flops["transformer_guided"] == 2 * flops["transformer_not_guided"]
+    causal = run("info", "d16", "--batch", 8)
+    assert made["cache_bytes_per_image"] == 0 < causal["cache_bytes_per_image"]
+    small, large = (m["memory_bytes"]["sampling"] for m in (made, causal))
+    weights = 4 * (310_283_520 + 108_948_355)
+    assert small["weights"] == large["weights"] == weights
+    kept = large["kept"] - small["kept"]
+    assert kept == 8 * 2 * causal["cache_bytes_per_image"]  # two laws
+    half = run("info", "d16", "--dtype", "bfloat16", "--batch", 8)["memory_bytes"]
+    assert half["sampling"]["weights"] == weights // 2
+    assert (
+        half["training_step"]["total"]
+        < causal["memory_bytes"]["training_step"]["total"]
+    )

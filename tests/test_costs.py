@@ -1,23 +1,31 @@
 """Costs: the formulas against what PyTorch counts and keeps."""
 
+import weakref
 from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from srdd.attention import MASKS
 from srdd.costs import (
+    Memory,
     decoder_flops,
     encoder_flops,
     pairs,
     quantizer_flops,
     rows_of,
+    sampling_bytes,
+    training_bytes,
     training_flops,
     transformer_flops,
+    transformer_parameters,
 )
+from srdd.sampling import SampleConfig, sample
 from srdd.scales import SHORT_256, VAR_256, ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import ScaleTransformer, TransformerConfig, preset
@@ -174,3 +182,120 @@ def test_a_scale_without_guidance_costs_one_row():
     assert rows_of([True, False], 2) == [2, 1]
     with pytest.raises(ValueError, match="guided has 3 entries"):
         transformer_flops(TINY, guided=[True] * 3)
+
+
+# Memory: bytes of live tensors, followed through every operation
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the tensors alive inside, the given ones included, and their peak.
+
+    Storages count whole, once, from the operation that makes them to their end.
+    Scratch space inside an operation and an allocator's rounding do not count.
+    """
+
+    def __init__(self, given):
+        super().__init__()
+        self.now, self.alive = 0, {}
+        for tensor in given:
+            self.add(tensor)
+        self.peak = self.now
+
+    def add(self, tensor):
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.alive:
+            self.now += size
+            self.alive[key] = weakref.ref(storage, lambda _: self.drop(key, size))
+
+    def drop(self, key, size):
+        if self.alive.pop(key, None) is not None:
+            self.now -= size
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor):
+                self.add(x)
+        self.peak = max(self.peak, self.now)
+        return out
+
+
+SIX = ScaleSchedule((1, 2, 3, 4, 6, 8))
+CODES = TokenizerConfig(3, 32, (1, 2, 2), 1, (2,), 32, 16, 128, 4, SIX)
+BASE = TransformerConfig(2, 128, 2, SIX, 128, 16, 10)
+NETWORKS = {
+    "markov": BASE,
+    "causal": replace(BASE, mask="causal"),
+    "band": replace(BASE, mask="band", depth=3, heads=4),
+    "plain scores": replace(BASE, qk_norm=False, width=64),
+    "shared": replace(BASE, shared_adaln=True, depth=3),
+    "narrow MLP": replace(BASE, mlp_ratio=2.0),
+    "large vocabulary": replace(BASE, vocab=1024),
+    "wide": replace(BASE, width=256, vocab=64, mask="causal"),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_memory_of_sampling_is_the_measured_peak(name):
+    config = NETWORKS[name]
+    shape = replace(CODES, vocab=config.vocab)
+    tokenizer, model = Tokenizer(shape).eval(), ScaleTransformer(config).eval()
+    size = sum(w.numel() for w in tokenizer.parameters())
+    given = [*tokenizer.state_dict().values(), *model.state_dict().values()]
+    for guidance in (1.0, 2.0):
+        how = SampleConfig(guidance, "constant")
+        with Live(given) as live:
+            sample(model, tokenizer, [0] * 8, config=how, seeds=range(8))
+        want = sampling_bytes(config, shape, size, 8, guided=guidance != 1)
+        near(want.total, live.peak, 0.1)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_memory_of_a_training_step_is_the_measured_peak(name, half):
+    config, n = NETWORKS[name], SIX.length
+    for batch in (1, 6):
+        model = ScaleTransformer(config)
+        average = [w.detach().clone() for w in model.parameters()]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=False)
+        inputs = torch.randn(batch, n - 1, config.code_width)
+        labels, ids = (
+            torch.zeros(batch, dtype=torch.int64),
+            torch.zeros(batch, n).long(),
+        )
+
+        def step(model=model, optimizer=optimizer, x=inputs, y=labels, ids=ids):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                logits = model(x, y).flatten(0, 1)
+            F.cross_entropy(logits, ids.flatten()).backward()
+            optimizer.step()
+
+        step()
+        optimizer.zero_grad(set_to_none=True)
+        states = [t for s in optimizer.state.values() for t in s.values()]
+        with Live(
+            [*model.parameters(), *average, *states, inputs, labels, ids]
+        ) as live:
+            step()
+        near(training_bytes(config, batch, half=half).total, live.peak, 0.1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_are_counted_without_a_model(name):
+    model = ScaleTransformer(NETWORKS[name])
+    made = sum(w.numel() for w in model.parameters())
+    assert transformer_parameters(NETWORKS[name]) == made
+
+
+def test_published_sizes_and_the_mask_head():
+    sizes = {"d16": 310_283_520, "d20": 600_917_136, "d24": 1_033_399_360}
+    for name, want in (sizes | {"d30": 2_010_020_356}).items():
+        assert transformer_parameters(preset(name)) == want
+    short = preset("d36", schedule=VAR_256)
+    assert transformer_parameters(short) == 2_350_299_664
+    extra = replace(BASE, mask_blocks=2)
+    made = sum(w.numel() for w in ScaleTransformer(extra).parameters())
+    assert transformer_parameters(extra) == made
+    assert Memory(1, 2, 3).total == 6
