@@ -191,7 +191,9 @@ class KeyValueCache:
         """Forget all images but the first `batch`."""
         self.buffers = {i: x[:, :batch] for i, x in self.buffers.items()}
 
-    def extend(self, block: int, scale: int, k: Tensor, v: Tensor) -> Tensor:
+    def extend(
+        self, block: int, scale: int, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Add one scale's keys and values; return all that it may see.
 
         Args:
@@ -199,14 +201,15 @@ class KeyValueCache:
             scale: index of the scale.
             k, v: ``(b, h, s_k^2, d)``.
         Returns:
-            Keys and values stacked, ``(2, b, h, m, d)``.
+            Keys and values, ``(b, h, m, d)`` each.
         """
-        new = torch.stack((k, v))
         if not self.keep:
-            return new
+            return k, v
         if block not in self.buffers:
-            shape = (*new.shape[:3], self.slices[-1].stop, new.shape[4])
-            self.buffers[block] = new.new_empty(shape)
+            shape = (2, *k.shape[:2], self.slices[-1].stop, k.shape[3])
+            self.buffers[block] = k.new_empty(shape)
+        keys, values = self.buffers[block].unbind(0)
         own = self.slices[scale]
-        self.buffers[block][:, :, :, own] = new
-        return self.buffers[block][:, :, :, self.first[scale] : own.stop]
+        keys[:, :, own], values[:, :, own] = k, v
+        seen = slice(self.first[scale], own.stop)
+        return keys[:, :, seen], values[:, :, seen]

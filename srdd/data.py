@@ -48,11 +48,13 @@ def hash_counter(key: Tensor | int, counter: Tensor) -> Tensor:
         int64 with all 64 bits mixed; arithmetic wraps.
     Source: Steele, Lea and Flood 2014 (SplitMix). Appendix A2.
     """
-    bits = torch.as_tensor(key, device=counter.device) + (counter + 1) * GOLDEN
+    first = torch.as_tensor(key, device=counter.device) + GOLDEN
+    bits = torch.add(first, counter, alpha=GOLDEN)
     for shift, factor in MIX:
-        high = (bits >> shift) & ((1 << (64 - shift)) - 1)
-        bits = (bits ^ high) * factor
-    return bits ^ ((bits >> 31) & ((1 << 33) - 1))
+        high = (bits >> shift).bitwise_and_((1 << (64 - shift)) - 1)
+        bits = high.bitwise_xor_(bits).mul_(factor)
+    high = (bits >> 31).bitwise_and_((1 << 33) - 1)
+    return high.bitwise_xor_(bits)
 
 # %% ../nbs/appendices/a2_data.ipynb #mix64
 def mix64(*parts: int) -> int:

@@ -243,17 +243,15 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     v = logits.shape[-1]
     if top_k > v:
         raise ValueError(f"top_k must be at most the vocabulary {v}, got {top_k}")
-    kept = logits
-    if 0 < top_k < v:
-        kept = logits.topk(top_k, dim=-1).values
-        logits = logits.masked_fill(logits < kept[..., -1:], -math.inf)
+    if top_k in (0, v) and top_p == 1:
+        return logits
+    kept = logits.topk(top_k or v, dim=-1).values  # sorted, the largest first
+    floor = kept[..., -1:]
     if top_p < 1:
-        kept = kept.sort(dim=-1, descending=True).values
         law = kept.softmax(-1)
         before = law.cumsum(-1) - law
-        count = (before < top_p).sum(-1, keepdim=True).clamp_min(1)
-        logits = logits.masked_fill(logits < kept.gather(-1, count - 1), -math.inf)
-    return logits
+        floor = kept.masked_fill(before >= top_p, math.inf).amin(-1, keepdim=True)
+    return logits.masked_fill(logits < floor, -math.inf)
 
 # %% ../nbs/09_sampling.ipynb #image-seeds
 def image_seeds(seed: int, count: int, start: int = 0) -> list[int]:
@@ -285,11 +283,13 @@ def gumbel_noise(
         ``(b, count, vocab)`` float32 on the device of `seeds`.
     Source: Salmon et al. 2011 for noise from counters. Chapter 9.
     """
-    keys = hash_counter(seeds, torch.full_like(seeds, (turn << 16) + k))
+    keys = hash_counter(seeds, torch.tensor((turn << 16) + k, device=seeds.device))
     places = torch.arange(count * vocab, device=seeds.device)
     bits = hash_counter(keys[:, None], places)  # (b, count * vocab)
-    uniform = (((bits >> 41) & 0x7F_FFFF).float() + 0.5) * 2.0**-23
-    return -(-uniform.log()).log().unflatten(1, (count, vocab))
+    bits = bits.bitwise_right_shift_(41).bitwise_and_(0x7F_FFFF)
+    uniform = bits.float().add_(0.5).mul_(2.0**-23)
+    gumbel = uniform.log_().neg_().log_().neg_()  # in place: it is 11 MB per image
+    return gumbel.unflatten(1, (count, vocab))
 
 # %% ../nbs/09_sampling.ipynb #scaletrace
 @dataclass(frozen=True)
@@ -345,7 +345,7 @@ class ScaleSampler:
         schedule, mask = model.config.schedule, model.config.mask
         scales = len(schedule)
         weights = [config.weight(k, scales) for k in range(scales)]
-        if all(labels == model.null_label):
+        if bool((labels == model.null_label).all()):
             weights = [1.0] * scales
         needed = [k for k, w in enumerate(weights) if w != 1]
         last = max(needed, default=-1)
@@ -353,10 +353,9 @@ class ScaleSampler:
             k in needed or (mask != "markov" and k < last) for k in range(scales)
         ]
         self.weights = weights
-        self.cond = model.condition(labels)
-        if needed:
-            null = torch.full_like(labels, model.null_label)
-            self.both = model.condition(torch.cat((labels, null)))
+        null = torch.full_like(labels if needed else labels[:0], model.null_label)
+        self.both = model.condition(torch.cat((labels, null)))
+        self.cond = self.both.narrow(len(labels))
         self.cache = KeyValueCache(schedule, mask)
         self.ahead: dict[int, tuple[Tensor, Condition]] = {}
 
@@ -398,11 +397,12 @@ class ScaleSampler:
     ) -> tuple[Tensor, Tensor]:
         """Tokens of a scale and their log probabilities, ``(b, s_k^2)`` each."""
         config = self.config
-        logits = logits / (temperature or at_scale(config.temperature, k))
+        heat = temperature or at_scale(config.temperature, k)
+        logits = logits if heat == 1 else logits / heat
         kept = at_scale(config.top_k, k), at_scale(config.top_p, k)
         logits = filter_logits(logits, *kept)
         noise = gumbel_noise(self.seeds, k, *logits.shape[1:], turn)
-        tokens = (logits + noise).argmax(-1)
+        tokens = noise.add_(logits).argmax(-1)
         drawn = logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
         return tokens, drawn
 

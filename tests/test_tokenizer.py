@@ -111,7 +111,41 @@ def test_up_repeats_pixels_before_it_convolves():
     torch.testing.assert_close(layer(x), layer.conv(repeated))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8)])
+def test_doubling_after_the_sums_equals_doubling_before_them(size):
+    layer = Up(6).double()
+    x = torch.randn(2, 6, *size, dtype=torch.float64)
+    with torch.no_grad():
+        got = layer(x)
+    want = layer(x)  # with gradients: the definition
+    assert want.requires_grad and not got.requires_grad
+    torch.testing.assert_close(got, want.detach(), rtol=0, atol=1e-12)
+
+
 # The public face
+
+
+def test_decoding_for_use_equals_decoding_for_training_within_a_grey_level():
+    torch.manual_seed(0)
+    sizes = (3, 32, (1, 2, 2), 1, (2,), 8, 8, 16, 2)
+    tokenizer = Tokenizer(TokenizerConfig(*sizes, SIDES))
+    f_hat = 3 * torch.randn(3, 8, SIDES.sides[-1], SIDES.sides[-1])
+    want = tokenizer.decoder(tokenizer.post_quant_conv(f_hat)).clamp(-1, 1)
+    with torch.no_grad():
+        got = tokenizer.decode_map(f_hat)
+    assert got.is_contiguous() and got.shape == want.shape
+    assert (got - want).abs().max() < 1e-4  # a grey level is 2 / 255 = 0.0078
+
+
+@torch.no_grad()
+def test_decoding_in_chunks_gives_the_same_images():
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(TokenizerConfig(1, 8, (1, 2), 1, (1,), 4, 8, 16, 2, SIDES))
+    f_hat = torch.randn(5, 8, SIDES.sides[-1], SIDES.sides[-1])
+    whole = tokenizer.decode_map(f_hat)
+    for chunk in (1, 2, 4, 5, 100):
+        parts = tokenizer.decode_map(f_hat, chunk)
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
 
 def test_shapes_dtypes_and_ranges_for_any_channel_count():

@@ -177,7 +177,10 @@ def test_condition_is_all_that_the_labels_do():
     state = torch.randn(3, 8, 5, 5)
     condition = model.condition(LABELS)
     assert condition.start.shape == (3, 1, 32)
-    assert [six.shape for six in condition.blocks] == [(6, 3, 1, 32)] * 2
+    for *vectors, bias, factors in condition.blocks:
+        assert [x.shape for x in vectors] == [(3, 1, 32)] * 6
+        assert bias.shape == (96,) and factors.shape == (2, 1, *factors.shape[2:])
+    assert len(condition.blocks) == 2
     assert condition.head.shape == (2, 3, 1, 32)
     for k in range(len(SCHEDULE)):
         by_labels = model.scale_logits(k, state, LABELS)
@@ -192,6 +195,15 @@ def test_head_takes_the_scale_first_and_the_shift_second():
     condition = replace(model.condition(LABELS), head=both)
     want = model.head(F.layer_norm(x, (32,), eps=1e-6) * (1 + both[0]) + both[1])
     torch.testing.assert_close(model.head_logits(x, condition), want)
+
+
+@torch.no_grad()
+def test_the_condition_of_the_first_images_is_a_part_of_the_condition_of_all():
+    model, state = lively(), torch.randn(3, 8, 5, 5)
+    part, alone = model.condition(LABELS).narrow(2), model.condition(LABELS[:2])
+    torch.testing.assert_close(part.head, alone.head)
+    got, want = (model.scale_logits(2, state[:2], c) for c in (part, alone))
+    torch.testing.assert_close(got, want)
 
 
 @torch.no_grad()
