@@ -66,7 +66,8 @@ def test_features_tokens_maps_inputs_and_pixels(case):
         close(pixels, want["dec"], 1e-5)
     else:
         close(pixels[..., :48, :48], want["dec_top_left48"], 1e-5)
-    assert torch.equal(tokenizer.decode(tokens), pixels.clamp(-1, 1))
+    decoded = tokenizer.decode(tokens)  # another memory layout, other rounding
+    close(decoded, pixels.clamp(-1, 1), 1e-5)
 
 
 # The transformer
