@@ -238,18 +238,20 @@ def sampling_bytes(
         size: bytes of a weight, 2 in half precision; drawing stays in float32.
     """
     d, last, rows = config.width, config.schedule.counts[-1], 1 + guided
-    vectors = (rows + guided) * (6 * config.depth + 3) * d
+    vectors = rows * (8 * config.depth + 3) * d
     cache = 0 if config.mask == "markov" else 2 * config.depth * rows
     kept = batch * size * (vectors + cache * config.schedule.length * d)
     maps = 3 * 4 * tokenizer.code_width * last
     hidden = round(d * config.mlp_ratio)
+    widest = tokenizer.decoder_widths[0] * tokenizer.image_side**2
+    chunk = min(batch, max(1, 2**25 // widest))  # as `Tokenizer.decode_map` does
     moments = (
-        rows * last * (3 * d + 2 * hidden) * size,
-        last * (9 * 4 * config.vocab + 8 * d * size),
-        decoder_bytes(tokenizer, size),
+        batch * rows * last * (3 * d + 2 * hidden) * size,
+        batch * last * (5 * 4 * config.vocab + 8 * d * size),
+        chunk * decoder_bytes(tokenizer, size),
     )
     weights = (transformer_parameters(config) + tokenizer_weights) * size
-    return Memory(weights, kept, batch * (max(moments) + maps))
+    return Memory(weights, kept, max(moments) + batch * maps)
 
 # %% ../nbs/appendices/a7_costs.ipynb #training-bytes
 def training_bytes(

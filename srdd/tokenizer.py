@@ -362,7 +362,7 @@ class Tokenizer(nn.Module, Pretrained):
                 depends on it, the images do not.
         """
         side = self.config.image_side
-        chunk = chunk or max(1, 2**25 // (self.config.base * side * side))
+        chunk = chunk or max(1, 2**25 // (self.config.decoder_widths[0] * side**2))
         parts = f_hat.to(memory_format=torch.channels_last).split(chunk)
         images = [self.decoder(self.post_quant_conv(part)) for part in parts]
         return torch.cat(images).clamp(-1, 1).contiguous()
