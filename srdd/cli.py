@@ -14,11 +14,14 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+TRAINING = ("train", "train-tokenizer", "slim-decoder")
 EXAMPLES = """examples:
   srdd sample fashion --out grid.png          ten classes from the shipped model
   srdd reconstruct fashion photos/ --out r.png
   srdd train-tokenizer photos/ --out tok --size 32 --steps 2000
   srdd train photos/ --tokenizer tok --out model --steps 5000
+  srdd train photos/ --tokenizer tok --schedule 1,3,8 --out short
+  srdd slim-decoder model photos/ --base 8 --out slim
   srdd sample model --classes cat,dog --count 4 --out cats.png
 """
 
@@ -182,17 +185,74 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
     return {"out": str(out), **counted(images), "steps": config.steps}
 
 
+def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
+    """Train a slimmer decoder for a tokenizer or a whole model."""
+    from .costs import decoder_flops
+    from .data import loader, open_images
+    from .distillation import DecoderTask, slimmed
+    from .files import resolve_model
+    from .pipeline import Pipeline
+    from .tokenizer import Tokenizer
+    from .training import fit
+
+    given = read_config(args.config)
+    usual = {"weight_decay": 0.01, "betas": (0.9, 0.99), "clip": 1.0, "ema": 0.99}
+    config = train_config(args, given, steps=2000, batch=64, lr=3e-3, **usual)
+    teacher = Tokenizer.from_pretrained(args.model, device=args.device)
+    channels, side, _ = teacher.image_shape
+    images = open_images(
+        args.data, side=side, channels=channels, root=args.root, on_error=args.on_error
+    )
+    student = channels_last(slimmed(teacher, args.base, args.seed))
+
+    def stream(at: int) -> Any:
+        return loader(
+            images,
+            config.batch,
+            config.seed,
+            start_step=at,
+            workers=config.workers,
+            augment=config.augment,
+        )
+
+    out = Path(args.out or "slim")
+    work = out.with_name(out.name + "-training")
+    task = DecoderTask(channels_last(teacher), student, stream)
+    trained = fit(task, config, work, resume=args.resume, progress=not quiet(args))
+    facts = {
+        "data": images.name,
+        "command": command(),
+        "training": asdict(config),
+        "teacher": args.model,
+    }
+    if (resolve_model(args.model) / "transformer").is_dir():
+        pipe = Pipeline.from_pretrained(args.model)
+        pipe = Pipeline(
+            trained, pipe.transformer, classes=pipe.classes, sampling=pipe.sampling
+        )
+        pipe.save_pretrained(out, **facts)
+    else:
+        trained.save_pretrained(out, **facts)
+    before, after = decoder_flops(teacher.config), decoder_flops(trained.config)
+    return {
+        "out": str(out),
+        "steps": config.steps,
+        "decoder_flops": after,
+        "share_of_teacher": round(after / before, 3),
+    }
+
+
 def tokenize(args: argparse.Namespace) -> dict[str, Any]:
     """Encode all images once and keep the tokens in a file."""
     from .files import save_tokens
 
-    tokenizer, images, tokens = token_set(args)
+    made, images, tokens = token_set(args)
     out = Path(args.out or "tokens.safetensors")
     save_tokens(out, tokens)
     return {
         "out": str(out),
         "images": len(tokens),
-        "tokens_per_image": tokenizer.schedule.length,
+        "tokens_per_image": made.tokenizer.schedule.length,
     }
 
 
@@ -203,8 +263,9 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
     given = read_config(args.config)
     config = train_config(args, given, steps=3000, batch=128, lr=2e-3)
-    tokenizer, images, tokens = token_set(args)
-    model = transformer_start(args, given.get("transformer", {}), tokenizer, images)
+    made, images, tokens = token_set(args)
+    tokenizer = made.tokenizer
+    model = transformer_start(args, given.get("transformer", {}), made, images)
     task = TransformerTask(model.to(args.device), tokenizer, tokens, config)
     out = Path(args.out or "model")
     work = out.with_name(out.name + "-training")
@@ -482,6 +543,11 @@ def names(text: str) -> list[int | str]:
     return [int(part) if part.lstrip("-").isdigit() else part for part in parts]
 
 
+def sides(text: str) -> tuple[int, ...]:
+    """A list of sides: ``1,3,8`` or ``1-3-8``."""
+    return tuple(int(part) for part in text.replace("-", ",").split(","))
+
+
 def read_config(path: str | None) -> dict[str, Any]:
     """The JSON file of ``--config``: objects "tokenizer", "transformer", "train"."""
     if path is None:
@@ -558,34 +624,38 @@ def tokenizer_start(args: argparse.Namespace, given: dict[str, Any]) -> tuple[An
 
 
 def token_set(args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Tokenizer, images and their tokens, from the cache if there is one."""
+    """Distilled schedule, images and tokens, from the cache if there is one."""
     from tqdm.auto import tqdm
 
     from .data import open_images
+    from .distillation import distil
     from .files import encode_images, load_tokens, token_fingerprint
-    from .studies import weights_digest
+    from .studies import encoding_digest
     from .tokenizer import Tokenizer
 
-    tokenizer = channels_last(
+    teacher = channels_last(
         Tokenizer.from_pretrained(args.tokenizer, device=args.device)
     )
-    channels, side, _ = tokenizer.image_shape
+    sides = args.schedule or teacher.schedule.sides
+    made = distil(teacher, sides, args.distil)
+    channels_last(made.tokenizer)
+    channels, side, _ = teacher.image_shape
     images = open_images(
         args.data, side=side, channels=channels, root=args.root, on_error=args.on_error
     )
-    mark = weights_digest(tokenizer)
+    mark = encoding_digest(made)
     if cached := getattr(args, "tokens", None):
         wanted = token_fingerprint(images, mark, args.flips)
-        return tokenizer, images, load_tokens(cached, wanted)
+        return made, images, load_tokens(cached, wanted)
     tokens = encode_images(
         images,
-        lambda pixels: tokenizer.encode(pixels.to(args.device)),
-        sides=tokenizer.schedule.sides,
+        lambda pixels: made.encode(pixels.to(args.device)),
+        sides=made.tokenizer.schedule.sides,
         tokenizer_hash=mark,
         flips=args.flips,
         progress=lambda rows: tqdm(rows, disable=quiet(args), leave=False),
     )
-    return tokenizer, images, tokens
+    return made, images, tokens
 
 
 def counted(images: Any) -> dict[str, int]:
@@ -595,16 +665,23 @@ def counted(images: Any) -> dict[str, int]:
 
 
 def transformer_start(
-    args: argparse.Namespace, given: dict[str, Any], tokenizer: Any, images: Any
+    args: argparse.Namespace, given: dict[str, Any], made: Any, images: Any
 ) -> Any:
     """The transformer to train: new, or ``--init``."""
+    from .distillation import shortened_transformer
     from .files import config_from_dict
     from .transformer import ScaleTransformer, TransformerConfig
 
     if args.init:
         old = ScaleTransformer.from_pretrained(args.init, device=args.device)
-        mask = args.mask or old.config.mask
-        config = replace(old.config, mask=mask, classes=len(images.classes))
+        if old.config.schedule != made.tokenizer.schedule:
+            old = shortened_transformer(old, made.tokenizer.schedule)
+        config = replace(
+            old.config,
+            mask=args.mask or old.config.mask,
+            classes=len(images.classes),
+            groups=made.groups,
+        )
         weights = old.state_dict()
         if config.classes != old.config.classes:  # new classes start from "no class"
             null = weights["class_embed.weight"][-1:]
@@ -612,7 +689,7 @@ def transformer_start(
         model = ScaleTransformer(config).to(args.device)
         model.load_state_dict(weights)
         return model.train()
-    mine = tokenizer.config
+    mine = made.tokenizer.config
     fields_ = {
         "depth": args.depth,
         "width": args.width,
@@ -624,7 +701,11 @@ def transformer_start(
     set_seed(args.seed)
     return ScaleTransformer(
         replace(
-            config, schedule=mine.schedule, vocab=mine.vocab, code_width=mine.code_width
+            config,
+            schedule=mine.schedule,
+            vocab=mine.vocab,
+            code_width=mine.code_width,
+            groups=made.groups,
         )
     )
 
@@ -732,8 +813,8 @@ def common() -> argparse.ArgumentParser:
     return parser
 
 
-def training_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the two training verbs."""
+def training_options(parser: argparse.ArgumentParser, init: bool = True) -> None:
+    """Options of the training verbs."""
     parser.add_argument(
         "data",
         help="folder (one sub-folder per class) or fashion, fashion-slice, shapes",
@@ -751,12 +832,13 @@ def training_options(parser: argparse.ArgumentParser) -> None:
         metavar="auto|PATH|never",
         help="go on from the newest saved state (auto)",
     )
-    parser.add_argument(
-        "--init",
-        default=None,
-        metavar="MODEL",
-        help="start from a trained model (fine-tune)",
-    )
+    if init:
+        parser.add_argument(
+            "--init",
+            default=None,
+            metavar="MODEL",
+            help="start from a trained model (fine-tune)",
+        )
     parser.add_argument(
         "--on-error",
         default="raise",
@@ -777,6 +859,21 @@ def token_options(parser: argparse.ArgumentParser) -> None:
     """Options of the verbs that need tokens."""
     parser.add_argument("--tokenizer", required=True, help="folder or shipped name")
     parser.add_argument("--flips", action="store_true", help="add mirrored images")
+    parser.add_argument(
+        "--schedule",
+        type=sides,
+        default=None,
+        metavar="1,3,8",
+        help="sides of the token maps to keep, the map's own last (all)",
+    )
+    parser.add_argument(
+        "--distil",
+        default="retokenise",
+        choices=("retokenise", "merge", "student"),
+        help="what --schedule means: fewer scales (retokenise); all scales, the "
+        "dropped ones written in the pass of the next kept one (merge); fewer "
+        "scales that aim at the maps of the full list (student)",
+    )
 
 
 def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -850,6 +947,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--perceptual-weight", type=float, default=0.7)
     p.add_argument("--adversarial", action="store_true", help="add a patch critic")
     p.add_argument("--adversarial-weight", type=float, default=0.1)
+    p = verb(verbs, shared, "slim-decoder", slim_decoder)
+    p.add_argument("model", help="tokenizer or whole model, the teacher")
+    training_options(p, init=False)
+    p.add_argument(
+        "--base", type=int, default=8, help="decoder channels at full resolution (8)"
+    )
     p = verb(verbs, shared, "tokenize", tokenize)
     p.add_argument("data")
     p.add_argument("--root", default=None)
@@ -957,7 +1060,7 @@ def aligned(table: dict[str, dict[str, float]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = build_parser().parse_args(argv)
-    if args.dtype is None and args.verb not in ("train", "train-tokenizer"):
+    if args.dtype is None and args.verb not in TRAINING:
         args.dtype = "float32"
     try:
         show(args.run(args), args.json)

@@ -391,6 +391,42 @@ def measure_causal_to_markov(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": list(SEEDS)}
 
 
+def measure_schedules(setting: Setting) -> dict[str, Any]:
+    """Shorter schedules in three meanings: a screen with one training seed."""
+    from . import schedule_study as study
+
+    every, values = study.Schedules(setting.work, setting.root), {}
+    for candidate in study.CANDIDATES:
+        own, saved = every.screened(candidate)
+        found = every.measured(own, saved, study.GUIDED, count=study.SCREEN)
+        values |= rows({f"{candidate.name}, guided": found})
+        if candidate.meaning != "merge":
+            alone = every.reconstruction(candidate)
+            values |= rows({f"{candidate.name}, tokenizer alone": alone})
+    return {"values": values}
+
+
+def measure_schedule_seeds(setting: Setting) -> dict[str, Any]:
+    """The best of the screen and all levers, over three training seeds."""
+    from . import schedule_study as study
+
+    every, losses = study.Schedules(setting.work, setting.root), {}
+    for candidate in study.CANDIDATES:
+        own, saved = every.screened(candidate)
+        found = every.measured(own, saved, study.GUIDED, count=study.SCREEN)
+        losses[candidate] = found["rel_fd"]
+    whole, *shorter = study.CANDIDATES
+    alone = every.reconstruction(whole, slim=True)
+    values = rows({"slim decoder, tokenizer alone": alone})
+    for candidate in (whole, *sorted(shorter, key=losses.__getitem__)[:2]):
+        runs = [every.trained(candidate, seed) for seed in SEEDS]
+        for way, (sampling, slim) in study.ways(candidate).items():
+            found = [every.measured(own, s, sampling, slim) for own, s in runs]
+            values |= over_seeds(f"{candidate.name}, {way}", found)
+    curves = {"states": every.table(0).tril().flatten().tolist()}
+    return {"values": values, "curves": curves, "seeds": list(SEEDS)}
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "judge": Experiment(
         "The judge names at least 92 % of the test images.", measure_judge
@@ -430,6 +466,14 @@ EXPERIMENTS: dict[str, Experiment] = {
     "causal-to-markov": Experiment(
         "A causal model becomes a Markovian one in few steps.",
         measure_causal_to_markov,
+    ),
+    "schedules": Experiment(
+        "At study size some shorter schedule is as good as the full one.",
+        measure_schedules,
+    ),
+    "schedule-seeds": Experiment(
+        "All levers save at least 20 % of the compute within the seed spread.",
+        measure_schedule_seeds,
     ),
     "fashion-speed": Experiment(
         "Markovian sampling and packed training steps against the alternatives.",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import ImageSet, digest, open_images
+from .distillation import Distilled, with_schedule
 from .fast import interleave, one_thread
 from .files import (
     TokenSet,
@@ -130,7 +131,7 @@ class Study:
         if schedule is not None:
             tokenizer = with_schedule(tokenizer, schedule)
         self.tokenizer = tokenizer.to(memory_format=torch.channels_last)
-        self.task = task
+        self.task, self.encode = task, self.tokenizer.encode
         self.mark = weights_digest(self.tokenizer)
 
     @cached_property
@@ -160,7 +161,7 @@ class Study:
         if not path.is_file():
             found = encode_images(
                 images,
-                self.tokenizer.encode,
+                self.encode,
                 sides=self.tokenizer.schedule.sides,
                 tokenizer_hash=self.mark,
             )
@@ -289,20 +290,17 @@ class Study:
         return read_json(path)
 
 
-def with_schedule(tokenizer: Tokenizer, schedule: ScaleSchedule) -> Tokenizer:
-    """The same tokenizer with other sides of its token maps."""
-    other = Tokenizer(replace(tokenizer.config, schedule=schedule))
-    weights = tokenizer.state_dict()
-    weights["quantize.ema_vocab_hit_SV"] = other.quantize.ema_vocab_hit_SV
-    other.load_state_dict(weights)
-    return other.eval()
-
-
 def weights_digest(module: nn.Module) -> str:
     """A hash of all weights and of the config."""
     state = module.state_dict()
     parts = [state[key].cpu().contiguous().numpy().tobytes() for key in sorted(state)]
     return digest(json.dumps(asdict(module.config), sort_keys=True), *parts)
+
+
+def encoding_digest(made: Distilled) -> str:
+    """What the tokens of a distilled schedule depend on, besides the images."""
+    mark = weights_digest(made.tokenizer)
+    return digest(mark, made.meaning) if made.meaning == "student" else mark
 
 
 def over_seeds(

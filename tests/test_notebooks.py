@@ -50,6 +50,7 @@ HAND_WRITTEN = {
     "evaluation",
     "experiments",
     "features",
+    "schedule_study",
     "pipeline",
     "records",
     "studies",

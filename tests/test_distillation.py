@@ -1,0 +1,372 @@
+"""Chapter 11: prices of grouping, three meanings of a list, counts, a slim decoder."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from srdd.data import fashion_slice, loader
+from srdd.distillation import (
+    MEANINGS,
+    DecoderTask,
+    StateTask,
+    best_groups,
+    candidates,
+    distil,
+    generation_flops,
+    grouping_cost,
+    groups_of,
+    merge_path,
+    pareto_front,
+    screen,
+    shortened,
+    shortened_transformer,
+    slimmed,
+    state_table,
+    student_steps,
+    with_schedule,
+)
+from srdd.files import encode_images
+from srdd.likelihood import merge_cost
+from srdd.quantization import MultiScaleQuantizer
+from srdd.sampling import SampleConfig, image_seeds, sample
+from srdd.scales import SHORT_256, VAR_256, ScaleSchedule, area_down
+from srdd.tokenizer import Tokenizer, TokenizerConfig, psnr
+from srdd.training import TrainConfig, TransformerTask, fit, scale_cross_entropy
+from srdd.transformer import ScaleTransformer, TransformerConfig, preset
+
+SIDES = ScaleSchedule((1, 2, 3, 4))
+SHAPE = TokenizerConfig(1, 8, (1, 2, 2, 2), 1, (), 4, 6, 20, 4, SIDES)  # 32 x 32, grey
+NETWORK = TransformerConfig(2, 16, 2, SIDES, 20, 6, 10)
+CHAPTER = "11_schedules"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    torch.manual_seed(0)
+    return Tokenizer(SHAPE).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    network = ScaleTransformer(NETWORK)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return fashion_slice().subset(list(range(0, 1000, 40)))
+
+
+@pytest.fixture(scope="module")
+def pixels(images):
+    return images.batch(range(len(images)))[0]
+
+
+@pytest.fixture(scope="module")
+def tokens(images, tokenizer):
+    return encode_images(
+        images, tokenizer.encode, sides=SIDES.sides, tokenizer_hash="test"
+    )
+
+
+def law_of(seed, count, vocab=3):
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((vocab,) * count, generator=generator, dtype=torch.float64)
+    return (2 * noise).flatten().softmax(0).view(noise.shape)
+
+
+# ---------------------------------------------------------- the price of merging
+@pytest.mark.parametrize("seed", range(3))
+def test_merging_two_scales_costs_the_mutual_information(reference, seed):
+    law, counts = law_of(seed, 7), (1, 2, 4)
+    table = reference(CHAPTER)["states_reference"](law, counts)
+    for groups, k in (((2, 1), 0), ((1, 2), 1)):
+        assert grouping_cost(table, groups) == pytest.approx(
+            merge_cost(law, counts, k).item(), abs=1e-10
+        )
+    assert grouping_cost(table, (1, 1, 1)) == 0
+    steps = [grouping_cost(table, groups) for groups in merge_path(table)]
+    assert steps == sorted(steps)  # seeing less never helps
+
+
+def test_one_pass_costs_all_that_binds_the_tokens(reference):
+    law = law_of(0, 5)
+    table = reference(CHAPTER)["states_reference"](law, (1, 4))
+    alone = sum(
+        -torch.xlogy(m, m).sum()
+        for m in (law.sum([j for j in range(5) if j != i]) for i in range(5))
+    )
+    assert table[:, 0].sum().item() == pytest.approx(alone.item(), abs=1e-12)
+
+
+def test_greedy_is_nested_and_best_is_never_worse(reference):
+    table = reference(CHAPTER)["states_reference"](law_of(4, 5), (1,) * 5)
+    path = merge_path(table)
+    assert [len(groups) for groups in path] == [5, 4, 3, 2, 1]
+    for groups in path:
+        best = best_groups(table, len(groups))
+        assert sum(best) == 5 and len(best) == len(groups)
+        assert grouping_cost(table, best) <= grouping_cost(table, groups) + 1e-12
+
+
+def test_the_table_is_the_cross_entropy_under_each_map(model, tokenizer, tokens):
+    table = state_table(model, tokenizer, tokens, batch=10)
+    counts = torch.tensor(SIDES.counts)
+    wanted = scale_cross_entropy(model, tokenizer, tokens).double() * counts
+    torch.testing.assert_close(table.diagonal(), wanted, rtol=1e-5, atol=1e-5)
+    model = with_groups(model, (1, 2, 1))
+    wanted = scale_cross_entropy(model, tokenizer, tokens).double() * counts
+    assert table[2, 1].item() == pytest.approx(wanted[2].item(), rel=1e-5)
+    assert (table.triu(1)[:-1].sum(1) == torch.inf).all()
+
+
+def with_groups(model, groups):
+    other = ScaleTransformer(replace(model.config, groups=groups))
+    other.load_state_dict(model.state_dict())
+    return other.eval()
+
+
+def test_the_state_task_shows_the_maps_of_random_groupings(
+    tokenizer, tokens, tmp_path, monkeypatch
+):
+    network = ScaleTransformer(NETWORK)
+    task = StateTask(network, tokenizer, tokens, TrainConfig(30, batch=4, warmup=1))
+    plain, shown = tokenizer.quantize.teacher_inputs, []
+
+    def spy(parts, seen):
+        shown.append(tuple(seen))
+        return plain(parts, seen=seen)
+
+    monkeypatch.setattr(tokenizer.quantize, "teacher_inputs", spy)
+    fit(task, task.config, tmp_path, progress=False)
+    every = {
+        replace(NETWORK, groups=groups).seen
+        for groups in ((4,), (1, 3), (2, 2), (3, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1))
+    } | {(0, 1, 2, 3)}
+    assert set(shown) <= every and len(set(shown)) > 5
+
+
+# -------------------------------------------------------------- three meanings
+def test_a_side_keeps_its_convolution():
+    assert shortened(VAR_256, SHORT_256.sides).phi == (0, 1, 1, 2, 3, 3)
+    assert shortened(VAR_256, VAR_256.sides) is VAR_256
+    fashion = ScaleSchedule((1, 2, 3, 4, 6, 8))
+    assert shortened(fashion, (1, 4, 8)) == fashion.subset((1, 4, 8))
+    assert shortened(fashion, (1, 3, 5, 8)).phi[2] == fashion.phi_for(4)[3]  # as 4
+    for bad in ((), (1, 2), (2, 1, 8)):
+        with pytest.raises(ValueError, match="sides must"):
+            shortened(fashion, bad)
+
+
+def test_groups_end_at_the_kept_sides():
+    fashion = ScaleSchedule((1, 2, 3, 4, 6, 8))
+    assert groups_of(fashion, (1, 3, 6, 8)) == (1, 2, 2, 1)
+    assert groups_of(fashion, (8,)) == (6,)
+    assert groups_of(fashion, fashion.sides) == (1,) * 6
+    for bad in ((1, 5, 8), (1, 3), ()):
+        with pytest.raises(ValueError, match="passes must end at sides"):
+            groups_of(fashion, bad)
+
+
+@torch.no_grad()
+def test_retokenising_runs_the_same_weights(tokenizer, pixels):
+    made = distil(tokenizer, (1, 3, 4))
+    schedule = shortened(SIDES, (1, 3, 4))
+    wanted = tokenizer.encode(pixels, schedule)
+    assert made.tokenizer.schedule == schedule and made.groups is None
+    assert all(map(torch.equal, made.encode(pixels), wanted))
+    assert torch.equal(
+        made.tokenizer.decode(wanted), tokenizer.decode(wanted, schedule)
+    )
+
+
+@torch.no_grad()
+def test_merging_keeps_tokenizer_and_tokens(tokenizer, pixels):
+    made = distil(tokenizer, (1, 3, 4), "merge")
+    assert made.tokenizer is tokenizer and made.groups == (1, 2, 1)
+    assert all(map(torch.equal, made.encode(pixels), tokenizer.encode(pixels)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sides", [(1, 3, 4), (2, 4), (1, 2, 3, 4)])
+def test_meanings_differ_in_the_map_they_aim_at(reference, tokenizer, pixels, sides):
+    literal = reference(CHAPTER)["encode_reference"]
+    f, schedule = tokenizer.features(pixels), shortened(SIDES, sides)
+    maps = dict(zip(SIDES.sides, tokenizer.maps(tokenizer.encode(pixels)), strict=True))
+    aims = {"retokenise": [f] * len(sides), "student": [maps[s] for s in sides]}
+    for meaning, targets in aims.items():
+        got = distil(tokenizer, sides, meaning).encode(pixels)
+        wanted = literal(tokenizer.quantize, targets, schedule)
+        for a, b in zip(got, wanted, strict=True):
+            assert (a == b).float().mean() > 0.99  # ties of float32 distances
+
+
+@torch.no_grad()
+def test_a_student_step_cannot_be_bettered_by_another_code(tokenizer, pixels):
+    f, schedule = tokenizer.features(pixels), shortened(SIDES, (2, 4))
+    teacher = tokenizer.maps(tokenizer.encode(pixels))[1]
+    first = next(student_steps(tokenizer, f, schedule))
+    cells = area_down(teacher, 2).flatten(2).transpose(1, 2)
+    codes = tokenizer.quantize.embedding.weight
+    distance = torch.cdist(cells, codes)
+    chosen = distance.gather(-1, first.tokens[..., None])[..., 0]
+    torch.testing.assert_close(chosen, distance.min(-1).values)
+
+
+def test_what_does_not_fit_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="meaning must be one of .*got 'short'"):
+        distil(tokenizer, (1, 4), "short")
+    for meaning in MEANINGS:
+        with pytest.raises(ValueError, match="got"):
+            distil(tokenizer, (1, 3), meaning)
+    with pytest.raises(ValueError, match=r"no maps of sides \[1, 3\]"):
+        steps = student_steps(
+            with_schedule(tokenizer, ScaleSchedule((2, 4))), torch.zeros(1), SIDES
+        )
+        next(steps)
+
+
+@torch.no_grad()
+def test_a_cut_transformer_answers_as_before_at_the_kept_sides(model):
+    short = ScaleSchedule((2, 4))
+    cut, state = shortened_transformer(model, short), torch.randn(3, 6, 4, 4)
+    labels = torch.tensor([0, 3, 9])
+    last = [m.scale_logits(k, state, labels) for m, k in ((cut, 1), (model, 3))]
+    assert torch.equal(*last)
+    assert cut.config.schedule == short and not cut.training
+    other = shortened_transformer(model, ScaleSchedule((1, 3, 5)))
+    assert other.position_embed.shape == (1, 35, 16)
+    assert torch.equal(other.position_embed[:, :1], model.position_embed[:, :1])
+
+
+@pytest.mark.parametrize("meaning", MEANINGS)
+def test_every_meaning_trains_and_samples(tokenizer, images, tmp_path, meaning):
+    made = distil(tokenizer, (1, 3, 4), meaning)
+    sides = made.tokenizer.schedule.sides
+    tokens = encode_images(images, made.encode, sides=sides, tokenizer_hash=meaning)
+    config = replace(NETWORK, schedule=made.tokenizer.schedule, groups=made.groups)
+    plan = TrainConfig(2, batch=4, warmup=1)
+    task = TransformerTask(ScaleTransformer(config), made.tokenizer, tokens, plan)
+    trained = fit(task, plan, tmp_path, progress=False)
+    some = sample(trained, made.tokenizer, [0, 1], seeds=image_seeds(0, 2))
+    assert some.images.shape == (2, 1, 32, 32)
+
+
+# ----------------------------------------------------------------------- costs
+def counted(model, tokenizer, sampling):
+    """Operations of one image that PyTorch counts, as the sampler runs them."""
+    with torch.device("meta"):
+        network, coder = ScaleTransformer(model), Tokenizer(tokenizer)
+        label = torch.zeros(1, dtype=torch.int64)
+        side = model.schedule.sides[-1]
+        f_hat = torch.zeros(1, model.code_width, side, side)
+    loop = MultiScaleQuantizer(2, model.code_width, model.schedule)  # not on meta
+    scales, k = len(model.schedule), 0
+    acts = [sampling.weight(j, scales) != 1 for j in range(scales)]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        single = network.condition(label)
+        double = network.condition(label.repeat(2)) if any(acts) else None
+        while k < scales:
+            together = model.seen.count(k)
+            both = any(acts[k : k + together])
+            state = f_hat.repeat(1 + both, 1, 1, 1)
+            condition = double if both else single
+            network.scale_logits(k, state, condition, scales=together)
+            k += together
+        for j, s in enumerate(model.schedule.sides):
+            loop.lift(torch.zeros(1, model.code_width, s, s), j, model.schedule)
+        coder.decode_map(f_hat)
+    return counter.get_total_flops()
+
+
+PUBLISHED = TokenizerConfig()
+SHORT = TokenizerConfig(schedule=SHORT_256)
+END = SampleConfig(2.0, "interval", interval=(0.0, 0.7))
+
+
+@pytest.mark.parametrize("sampling", [SampleConfig(), SampleConfig(2.0), END])
+@pytest.mark.parametrize("groups", [None, (1, 2, 1), (4,)])
+def test_a_small_image_costs_what_is_counted(sampling, groups):
+    config, slim = replace(NETWORK, groups=groups), replace(SHAPE, decoder_base=4)
+    for shape in (SHAPE, slim):
+        made = generation_flops(config, shape, sampling).total
+        assert made == pytest.approx(counted(config, shape, sampling), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "schedule, shape", [(VAR_256, PUBLISHED), (SHORT_256, SHORT)], ids=["10", "6"]
+)
+def test_a_published_image_costs_what_is_counted(schedule, shape):
+    config = preset("d16", schedule=schedule)
+    for sampling in (SampleConfig(), SampleConfig(1.5, "constant")):
+        made = generation_flops(config, shape, sampling).total
+        assert made == pytest.approx(counted(config, shape, sampling), rel=0.01)
+
+
+def test_causal_models_pay_for_guidance_at_earlier_scales():
+    last = SampleConfig(2.0, "interval", interval=(0.9, 1.0))
+    markov = generation_flops(NETWORK, SHAPE, last).transformer
+    causal = generation_flops(replace(NETWORK, mask="causal"), SHAPE, last).transformer
+    assert causal.mlp == 2 * generation_flops(NETWORK, SHAPE).transformer.mlp
+    assert markov.mlp < causal.mlp
+
+
+# ------------------------------------------------------------ search and decoder
+def test_candidates_are_all_lists_that_end_at_the_map():
+    every = candidates(SIDES)
+    assert len(every) == len(set(every)) == 8
+    assert every[0] == SIDES.sides and every[-1] == (4,)
+    assert all(sides[-1] == 4 for sides in every)
+
+
+@torch.no_grad()
+def test_the_screen_is_the_psnr_of_the_tokenizer_alone(tokenizer, pixels):
+    lists = [(1, 2, 3, 4), (1, 4), (2, 3, 4)]
+    for sides, got in zip(lists, screen(tokenizer, pixels, lists), strict=True):
+        made = distil(tokenizer, sides)
+        wanted = psnr(made.tokenizer.reconstruct(pixels), pixels).mean().item()
+        assert got == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_front_holds_what_no_other_beats():
+    costs, losses = [3, 1, 2, 2, 4, 1], [1, 5, 3, 2, 1, 5]
+    assert pareto_front(costs, losses) == [1, 3, 0]
+    assert pareto_front([], []) == []
+
+
+@torch.no_grad()
+def test_a_slim_decoder_leaves_tokens_and_maps_alone(tokenizer, pixels):
+    slim = slimmed(tokenizer, 4).eval()
+    assert all(map(torch.equal, slim.encode(pixels), tokenizer.encode(pixels)))
+    tokens = slim.encode(pixels)
+    assert torch.equal(slim.maps(tokens), tokenizer.maps(tokens))
+    again = slimmed(tokenizer, 4).eval()
+    assert torch.equal(slim.decode(tokens), again.decode(tokens))
+    assert not torch.equal(slim.decode(tokens), slimmed(tokenizer, 4, 1).decode(tokens))
+
+
+def test_the_decoder_learns_and_nothing_else_moves(tokenizer, images, tmp_path):
+    slim = slimmed(tokenizer, 4)
+    before = {k: v.clone() for k, v in slim.state_dict().items()}
+    task = DecoderTask(tokenizer, slim, lambda at: loader(images, 8, 0, at))
+    plan = TrainConfig(12, batch=8, lr=3e-3, warmup=2, ema=0.5, log_every=1)
+    losses = []
+    trained = fit(
+        task,
+        plan,
+        tmp_path,
+        progress=False,
+        on_log=lambda step, row: losses.append(row["loss/model"]),
+    )
+    assert losses[-1] < 0.9 * losses[0]
+    for key, value in trained.state_dict().items():
+        moves = key.startswith(("decoder.", "post_quant_conv."))
+        assert moves or torch.equal(value, before[key]), key
+    with pytest.raises(ValueError, match="share must be in"):
+        DecoderTask(tokenizer, slim, lambda at: [], share=2.0)
