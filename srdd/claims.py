@@ -226,7 +226,8 @@ class Claim:
 
 
 PAPER, SUMMARY = "abstract", "summaries only"
-EACH = "cpu_seconds to equal rel-FD, causal / Markovian"
+STEPS = "steps to equal rel-FD, causal / Markovian"
+EACH = "CPU seconds to equal rel-FD, causal / Markovian"
 CLAIMS = (
     Claim(
         "S1",
@@ -290,13 +291,12 @@ CLAIMS = (
         PAPER,
         "study-convergence",
         (
-            ("seconds to equal rel-FD, causal over Markovian", f"{EACH}/ratio"),
-            (
-                "the same in steps",
-                "steps to equal rel-FD, causal / Markovian/ratio",
-            ),
+            ("CPU seconds to equal rel-FD, causal over Markovian", f"{EACH}/ratio"),
+            ("the same in steps", f"{STEPS}/ratio"),
         ),
-        above(f"{EACH}/ratio", 1.0),
+        above(f"{STEPS}/ratio", 1.0),
+        note="The rule is about steps. A Markovian step is somewhat cheaper; its seconds "
+        "were timed once, so their spread holds only that of the curves.",
     ),
     Claim(
         "S7",
