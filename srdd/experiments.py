@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from .data import ImageSet, open_images, permutation
+from .data import ImageSet, digest, open_images, permutation
 from .fast import run_suite
-from .features import train_judge
-from .files import encode_images
+from .features import feature_net, train_judge
+from .files import encode_images, read_json, write_json
 from .likelihood import count_collisions
 from .metrics import (
+    FeatureNet,
+    Images,
     Judge,
     Reference,
+    blur,
     evaluate,
     features_of,
     in_batches,
     yardsticks,
 )
 from .pipeline import Pipeline
-from .records import single, spread, write_record
+from .records import commit_id, single, spread, write_record
 from .sampling import image_seeds, sample
 from .studies import SEEDS, Study, Variant, over_seeds, resolution, time_to_equal
 from .theorem import PROPOSITIONS, check_all
 from .tokenizer import Tokenizer, psnr
+from .tokenizer_study import VOCABS, TokenizerStudy, reconstruction
 from .training import scale_cross_entropy
 from .transformer import ScaleTransformer
 
 BATCH = 250
 SAMPLING_SEEDS = 3
+PAIR = {"Markovian": "fashion", "causal twin": "fashion-causal"}
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,39 @@ class Setting:
     progress: bool = False
     work: str = "runs"
 
+    def part(
+        self, name: str, measure: Callable[[], dict[str, float]]
+    ) -> dict[str, float]:
+        """Measure one part of an experiment, or find that this was done before.
+
+        A part is kept below the work folder, for the commit that measured it: a
+        run that was stopped goes on where it was. With changed files, or outside
+        of a checkout, nothing is kept.
+        """
+        commit = commit_id()
+        if commit.endswith("+") or commit == "unknown":
+            return measure()
+        facts = asdict(replace(self, progress=False, work="", root=None))
+        key = digest(json.dumps([name, facts], sort_keys=True))[:12]
+        path = Path(self.work) / "parts" / commit / f"{key}.json"
+        if not path.is_file():
+            write_json(path, measure())
+        return read_json(path)
+
 
 @dataclass(frozen=True)
 class Experiment:
-    """A row of the table: the claim it speaks about, and what to run."""
+    """A row of the table: the claim it speaks about, and what to run.
+
+    Args:
+        claim: the sentence that the values speak about.
+        measure: gives the values, and other fields of the record.
+        timed: it measures time or memory, so nothing may count its operations.
+    """
 
     claim: str
     measure: Callable[[Setting], dict[str, Any]]
+    timed: bool = False
 
 
 def balanced(images: ImageSet, count: int, seed: int) -> Tensor:
@@ -147,24 +181,37 @@ def measure_judge(setting: Setting) -> dict[str, Any]:
     return {"values": rows(known_sets(judge, reference, train, test, setting.seed))}
 
 
+def sample_quality(
+    judge: Judge,
+    reference: Reference,
+    labels: Tensor,
+    pipe: Pipeline,
+    setting: Setting,
+    **changes: Any,
+) -> dict[str, float]:
+    """All measures of samples with some settings of sampling changed."""
+    images = sampled(pipe, labels, setting, **changes)
+    return evaluate(judge, images, reference, labels)
+
+
 def measure_quality(setting: Setting) -> dict[str, Any]:
     """Samples, reconstructions and yardsticks against the test images."""
     train, test = fashion(setting)
     judge = Judge.from_pretrained("judge")
     reference = compared_with(judge, train, test)
     labels = class_labels(len(test), len(test.classes))
-    names = {"Markovian": "fashion", "causal twin": "fashion-causal"}
-    pipes = {k: Pipeline.from_pretrained(v) for k, v in names.items()}
+    pipes = {k: Pipeline.from_pretrained(v) for k, v in PAIR.items()}
     tokenizer = pipes["Markovian"].tokenizer
     seeds, values = [setting.seed + i for i in range(SAMPLING_SEEDS)], {}
     for name, pipe in pipes.items():
         for how, changes in (("guided", {}), ("not guided", {"guidance": 1.0})):
             runs = []
             for seed in seeds:
-                images = sampled(pipe, labels, replace(setting, seed=seed), **changes)
-                runs.append(evaluate(judge, images, reference, labels))
-            for key in runs[0]:
-                values[f"{name}, {how}/{key}"] = spread([run[key] for run in runs])
+                told = replace(setting, seed=seed)
+                known = (judge, reference, labels, pipe, told)
+                measure = partial(sample_quality, *known, **changes)
+                runs.append(told.part(f"quality of {name}, {how}", measure))
+            values |= over_seeds(f"{name}, {how}", runs)
     images = reconstructed(tokenizer, test)
     measured = {"reconstructions": evaluate(judge, images, reference, test.labels)}
     measured |= known_sets(judge, reference, train, test, setting.seed)
@@ -183,9 +230,71 @@ def measure_guidance(setting: Setting) -> dict[str, Any]:
     pipe, measured = Pipeline.from_pretrained("fashion"), {}
     for rule in ("linear", "constant"):
         for weight in (1.0, 1.25, 1.5, 2.0, 3.0):
-            images = sampled(pipe, labels, setting, guidance=weight, guidance_rule=rule)
-            measured[f"{rule} {weight}"] = evaluate(judge, images, reference, labels)
+            name, changes = f"{rule} {weight}", {"guidance_rule": rule}
+            known = (judge, reference, labels, pipe, setting)
+            measure = partial(sample_quality, *known, guidance=weight, **changes)
+            measured[name] = setting.part(f"guidance {name}", measure)
     return {"values": rows(measured)}
+
+
+SOME = 2500
+KEPT = ("kid_1000", "kid_1000_se", "precision", "recall", "coverage")
+
+
+def photograph_features(
+    reference: Reference, net: FeatureNet, images: Callable[[], Images]
+) -> dict[str, float]:
+    """The measures that need no more images than there are features."""
+    found = evaluate(net, images(), reference)
+    return {key: found[key] for key in KEPT}
+
+
+def measure_features(setting: Setting) -> dict[str, Any]:
+    """KID in the features of a network of photographs, 2,500 images of each set."""
+    train, test = fashion(setting)
+    net = feature_net("efficientnet", setting.device)
+    held, some = (
+        test.subset(balanced(test, 2 * SOME, setting.seed)[at::2].tolist())
+        for at in (0, 1)
+    )
+    reference, labels = Reference.of(net, held), class_labels(SOME, len(test.classes))
+    part = train.subset(balanced(train, SOME, setting.seed).tolist())
+    tokenizer = Pipeline.from_pretrained("fashion").tokenizer
+    sets: dict[str, Callable[[], Images]] = {
+        "other test images": lambda: some,
+        "training images": lambda: part,
+        "test images, blurred": lambda: (blur(x) for x in in_batches(some)),
+        "reconstructions": lambda: reconstructed(tokenizer, some),
+    }
+    measured = {
+        name: setting.part(name, partial(photograph_features, reference, net, images))
+        for name, images in sets.items()
+    }
+    values, seeds = rows(measured), [setting.seed + i for i in range(SAMPLING_SEEDS)]
+    for name, model in PAIR.items():
+        pipe = Pipeline.from_pretrained(model)
+        for how, changes in (("guided", {}), ("not guided", {"guidance": 1.0})):
+            runs = []
+            for seed in seeds:
+                told = replace(setting, seed=seed)
+                made = partial(sampled, pipe, labels, told, **changes)
+                measure = partial(photograph_features, reference, net, made)
+                runs.append(told.part(f"{name}, {how}, features", measure))
+            values |= over_seeds(f"{name}, {how}", runs)
+    return {"values": values, "seeds": seeds}
+
+
+def measure_tokenizer_gap(setting: Setting) -> dict[str, Any]:
+    """What tokenizers lose: the shipped one, and small ones by number of codes."""
+    study = TokenizerStudy(setting.work, setting.root, progress=setting.progress)
+    known = (study.judge, study.reference, study.test)
+    shipped = Tokenizer.from_pretrained("fashion")
+    found = setting.part("shipped", partial(reconstruction, shipped, *known))
+    values = rows({"shipped tokenizer": found})
+    for vocab in (*VOCABS, None):
+        name = f"{vocab} codes" if vocab else "no quantizer"
+        values |= over_seeds(name, study.measured(vocab, SEEDS))
+    return {"values": values, "seeds": list(SEEDS)}
 
 
 def measure_loss(setting: Setting) -> dict[str, Any]:
@@ -462,6 +571,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "study-convergence": Experiment(
         "The Markovian model reaches a quality sooner than the causal one.",
         measure_study_convergence,
+        timed=True,
     ),
     "causal-to-markov": Experiment(
         "A causal model becomes a Markovian one in few steps.",
@@ -475,9 +585,18 @@ EXPERIMENTS: dict[str, Experiment] = {
         "All levers save at least 20 % of the compute within the seed spread.",
         measure_schedule_seeds,
     ),
+    "fashion-features": Experiment(
+        "A network of photographs ranks the shipped models as the judge does.",
+        measure_features,
+    ),
+    "tokenizer-gap": Experiment(
+        "One codebook costs fine detail, and more codes cost less.",
+        measure_tokenizer_gap,
+    ),
     "fashion-speed": Experiment(
         "Markovian sampling and packed training steps against the alternatives.",
         measure_speed,
+        timed=True,
     ),
 }
 
@@ -491,7 +610,11 @@ def run(name: str, **setting: Any) -> dict[str, Any]:
     if name not in EXPERIMENTS:
         raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
     row, told = EXPERIMENTS[name], Setting(**setting)
-    measured = row.measure(told)
+    counter = nullcontext() if row.timed else FlopCounterMode(display=False)
+    with counter:
+        measured = row.measure(told)
     facts = {"claim": row.claim, "tier": "tiny model", "seeds": [told.seed]}
+    if not row.timed:
+        facts["flops"] = float(counter.get_total_flops())
     record = write_record(name=name, **(facts | measured))
     return {k: v["mean"] for k, v in record.values.items()}

@@ -34,8 +34,8 @@ class Record:
         values: name to ``{"mean", "sd", "n"}``; sd is None for a single run.
         command, commit, date, device, versions: where it comes from.
         seeds: of the runs behind the values.
-        wall_seconds: the time it took.
-        flops: counted operations, if they were.
+        wall_seconds: the time it took; what an earlier run had kept is not in it.
+        flops: counted operations of the same run, if they were.
         curves: lists that figures draw.
     Raises:
         ValueError: an unknown tier, or a value without mean, sd and n.

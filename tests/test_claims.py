@@ -18,7 +18,6 @@ from srdd.claims import (
     lower,
     not_higher,
     numbers,
-    share_above,
     verdict,
     write_claims,
 )
@@ -54,8 +53,6 @@ NEAR = spread([0.105, 0.115, 0.125])
         (best_beats_first("fd"), {"0/fd": GOOD, "1/fd": BAD, "2/fd": NEAR}, False),
         (equal_keys("p", "v"), {"2/p": single(9.0), "2/v": single(9.0)}, True),
         (equal_keys("p", "v"), {"2/p": single(9.0), "2/v": single(8.0)}, False),
-        (share_above("a", "b", 0.5), {"a": single(1.0), "b": single(3.0)}, False),
-        (share_above("a", "b", 0.5), {"a": single(2.0), "b": single(3.0)}, True),
     ],
 )
 def test_a_rule_reads_its_verdict_from_the_values(tmp_path, rule, values, holds):

@@ -55,6 +55,7 @@ HAND_WRITTEN = {
     "records",
     "studies",
     "theorem",
+    "tokenizer_study",
     "_kernels",
 }
 EXPORTS = {"export", "exports", "exporti"}

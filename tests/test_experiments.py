@@ -1,0 +1,44 @@
+"""Experiments: a row each, kept in parts, with their operations counted."""
+
+import torch
+
+from srdd import experiments
+from srdd.experiments import EXPERIMENTS, Experiment, Setting, run
+from srdd.records import read_record, single
+
+
+def test_a_part_is_measured_once_for_a_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "commit_id", lambda: "abc")
+    told, calls = Setting(work=str(tmp_path)), []
+
+    def measure():
+        calls.append(1)
+        return {"x": 1.5}
+
+    assert told.part("a", measure) == told.part("a", measure) == {"x": 1.5}
+    assert len(calls) == 1
+    told.part("b", measure)
+    Setting(work=str(tmp_path), seed=1).part("a", measure)
+    monkeypatch.setattr(experiments, "commit_id", lambda: "def")
+    told.part("a", measure)
+    assert len(calls) == 4  # another part, another seed, another commit
+
+
+def test_with_changed_files_nothing_is_kept(tmp_path, monkeypatch):
+    told = Setting(work=str(tmp_path))
+    for commit in ("abc+", "unknown"):
+        monkeypatch.setattr(experiments, "commit_id", lambda c=commit: c)
+        assert told.part("a", lambda: {"x": 1.0}) == {"x": 1.0}
+    assert not list(tmp_path.iterdir())
+
+
+def test_operations_are_counted_unless_time_is_measured(tmp_path, monkeypatch):
+    def measure(setting):
+        torch.ones(2, 3) @ torch.ones(3, 5)
+        return {"values": {"x": single(1.0)}}
+
+    monkeypatch.setattr("srdd.records.results_dir", lambda start=".": tmp_path)
+    for timed, flops in ((False, 2 * 2 * 3 * 5), (True, None)):
+        monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("c", measure, timed))
+        assert run("toy") == {"x": 1.0}
+        assert read_record("toy", tmp_path).flops == flops
