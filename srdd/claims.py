@@ -16,7 +16,6 @@ from .records import (
     Record,
     fill_markers,
     markdown_table,
-    plain,
     read_record,
     results_dir,
 )
