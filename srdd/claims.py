@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .presets import write_presets
 from .records import (
     Record,
     fill_markers,
@@ -315,9 +316,9 @@ CLAIMS = (
         SUMMARY,
         "tokenizer-gap",
         (
-            ("rel-FD, 256 codes", "256 codes/rel_fd"),
+            ("rel-FD, 1,024 codes", "1024 codes/rel_fd"),
             ("rel-FD, no quantizer", "no quantizer/rel_fd"),
-            ("PSNR (dB), 256 codes", "256 codes/psnr_db"),
+            ("PSNR (dB), 1,024 codes", "1024 codes/psnr_db"),
             ("PSNR (dB), no quantizer", "no quantizer/psnr_db"),
             ("rel-FD, shipped tokenizer", "shipped tokenizer/rel_fd"),
         ),
@@ -471,13 +472,17 @@ def write_claims(path: str | Path, folder: str | Path | None = None) -> None:
     path.write_text(page, encoding="utf-8")
 
 
+PRESETS, FASHION = "fashion-presets", "srdd/weights/fashion"
+
+
 def write_pages(root: str | Path | None = None) -> dict[str, list[str]]:
     """Rewrite all numbers of the README and of the book's Markdown pages.
 
     Args:
         root: the checkout; None finds it above the working folder.
     Returns:
-        The tables that were written, by page.
+        The tables that were written, by page; the presets of the shipped model,
+        by its manifest.
     """
     root = results_dir().parent if root is None else Path(root)
     folder, done = root / "results", {}
@@ -488,4 +493,7 @@ def write_pages(root: str | Path | None = None) -> dict[str, list[str]]:
         if REGION.search(path.read_text(encoding="utf-8")):
             write_claims(path, folder)
             done[name] = [*done.get(name, []), "claims"]
+    if (folder / f"{PRESETS}.json").is_file():
+        path = write_presets(read_record(PRESETS, folder), root / FASHION)
+        done[path.relative_to(root).as_posix()] = [PRESETS]
     return done

@@ -33,7 +33,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     from .sampling import image_seeds
 
     pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype(args))
-    pipe.sampling = sampling_options(pipe.sampling, args)
+    pipe.sampling = sampling_options(pipe, args)
     labels = None
     if args.classes != "none":
         every = args.classes == "all"
@@ -710,12 +710,11 @@ def transformer_start(
     )
 
 
-def sampling_options(base: Any, args: argparse.Namespace) -> Any:
+def sampling_options(pipe: Any, args: argparse.Namespace) -> Any:
     """The model's own sampling, or ``--preset``, with the options that were given."""
-    from .sampling import ResamplingPlan, sampling_preset
+    from .sampling import ResamplingPlan
 
-    if args.preset:
-        base = sampling_preset(args.preset)
+    base = pipe.preset(args.preset) if args.preset else pipe.sampling
     base = replace(base, **given_options(base, args))
     plan = base.resampling or ResamplingPlan()
     changes = given_options(plan, args, "pass_")
@@ -887,7 +886,11 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
     p.add_argument("--batch", type=int, default=64, help="images at a time (64)")
     p.add_argument("--zoom", type=int, default=2, help="pixels per pixel (2)")
     p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
-    p.add_argument("--preset", help="settings: plain, fashion, var-fid, var-demo")
+    p.add_argument(
+        "--preset",
+        help="settings: fast, balanced, best of a shipped model; plain, fashion, "
+        "var-fid, var-demo",
+    )
     each = {"type": per_scale, "metavar": "X[,X...]"}
     p.add_argument("--guidance", **each, help="weight w; 1 is none; or one per scale")
     p.add_argument("--guidance-rule", choices=("constant", "linear", "interval"))

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from .data import ImageSet, digest, open_images, permutation
-from .fast import run_suite
+from .distillation import generation_flops
+from .fast import interleave, one_thread, run_suite
 from .features import feature_net, train_judge
 from .files import encode_images, read_json, write_json
 from .likelihood import count_collisions
@@ -32,8 +33,9 @@ from .metrics import (
     yardsticks,
 )
 from .pipeline import Pipeline
+from .presets import GRID, chosen
 from .records import commit_id, single, spread, write_record
-from .sampling import image_seeds, sample
+from .sampling import SampleConfig, image_seeds, sample
 from .studies import SEEDS, Study, Variant, over_seeds, resolution, time_to_equal
 from .theorem import PROPOSITIONS, check_all
 from .tokenizer import Tokenizer, psnr
@@ -281,6 +283,48 @@ def measure_features(setting: Setting) -> dict[str, Any]:
                 measure = partial(photograph_features, reference, net, made)
                 runs.append(told.part(f"{name}, {how}, features", measure))
             values |= over_seeds(f"{name}, {how}", runs)
+    return {"values": values, "seeds": seeds}
+
+
+SCREEN_SEED = 100
+
+
+def measure_presets(setting: Setting) -> dict[str, Any]:
+    """A screen of settings of the shipped model; the chosen ones with three seeds."""
+    train, test = fashion(setting)
+    judge = Judge.from_pretrained("judge")
+    reference = Reference.of(judge, test)
+    labels = class_labels(SOME, len(test.classes))
+    pipe, values = Pipeline.from_pretrained("fashion"), {}
+
+    def quality(name: str, seed: int) -> dict[str, float]:
+        told, changes = replace(setting, seed=seed), asdict(GRID[name])
+        known = (judge, reference, labels, pipe, told)
+        measure = partial(sample_quality, *known, **changes)
+        cost = generation_flops(
+            pipe.transformer.config, pipe.tokenizer.config, GRID[name]
+        )
+        return told.part(f"preset {name}", measure) | {"flops": cost.total}
+
+    for name in GRID:
+        values |= rows({f"screen, {name}": quality(name, SCREEN_SEED)})
+    seeds, runs = [setting.seed + i for i in range(SAMPLING_SEEDS)], {}
+    for preset, name in chosen(values).items():
+        values |= over_seeds(preset, [quality(name, seed) for seed in seeds])
+
+        def run(config: SampleConfig = GRID[name]) -> None:
+            sample(
+                pipe.transformer,
+                pipe.tokenizer,
+                class_labels(64, len(test.classes)),
+                config=config,
+                seeds=image_seeds(0, 64),
+            )
+
+        runs[preset] = run
+    with one_thread():
+        for preset, timing in interleave(runs).items():
+            values[f"{preset}/CPU seconds of 64 images"] = single(timing.median)
     return {"values": values, "seeds": seeds}
 
 
@@ -588,6 +632,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-features": Experiment(
         "A network of photographs ranks the shipped models as the judge does.",
         measure_features,
+    ),
+    "fashion-presets": Experiment(
+        "Some setting of the sampler is better than the default, some is cheaper.",
+        measure_presets,
+        timed=True,
     ),
     "tokenizer-gap": Experiment(
         "One codebook costs fine detail, and more codes cost less.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from .figures import to_pil
 from .files import read_json, replace_folder, resolve_model, write_manifest
 from .quantization import Step
 from .sampling import (
+    SAMPLING_PRESETS,
     ResamplingPlan,
     SampleConfig,
     check_pair,
     image_seeds,
     sample,
-    sampling_preset,
 )
 from .tokenizer import Tokenizer
 from .transformer import ScaleTransformer
@@ -51,6 +51,7 @@ class Pipeline:
         transformer: predicts the tokens; same schedule and vocabulary.
         classes: class names, in the order of the ids.
         sampling: how to sample unless a call says otherwise.
+        presets: settings of this model with a name: fast, balanced, best.
     Raises:
         ValueError: the two networks do not fit, or the number of names is
             not the number of classes.
@@ -63,9 +64,11 @@ class Pipeline:
         *,
         classes: Sequence[str] = (),
         sampling: SampleConfig | None = None,
+        presets: Mapping[str, SampleConfig] | None = None,
     ) -> None:
         self.tokenizer, self.transformer = tokenizer.eval(), transformer.eval()
         self.sampling = sampling or SampleConfig()
+        self.presets = dict(presets or {})
         check_pair(transformer, tokenizer, self.sampling)
         count = transformer.config.classes
         self.classes = tuple(classes) or tuple(str(i) for i in range(count))
@@ -93,6 +96,10 @@ class Pipeline:
             ScaleTransformer.from_pretrained(folder, device=device, dtype=dtype),
             classes=facts.get("classes", ()),
             sampling=sampling_from(facts.get("sampling", {})),
+            presets={
+                name: sampling_from(row["sampling"])
+                for name, row in facts.get("presets", {}).items()
+            },
         )
 
     def save_pretrained(
@@ -115,7 +122,14 @@ class Pipeline:
             fresh.mkdir()
             self.tokenizer.save_pretrained(fresh / "tokenizer", dtype=dtype)
             self.transformer.save_pretrained(fresh / "transformer", dtype=dtype)
-            known = {"classes": list(self.classes), "sampling": asdict(self.sampling)}
+            known = {
+                "classes": list(self.classes),
+                "sampling": asdict(self.sampling),
+                "presets": {
+                    name: {"sampling": asdict(each)}
+                    for name, each in self.presets.items()
+                },
+            }
             write_manifest(fresh, **(known | facts))
             replace_folder(fresh, final)
         return final
@@ -175,8 +189,9 @@ class Pipeline:
         Args:
             class_labels: ids or names, one or several; None is unconditional.
             guidance_scale: weight w of classifier-free guidance; 1 is none.
-            preset: settings of `srdd.sampling.SAMPLING_PRESETS` instead of the
-                model's own; the other arguments still change them.
+            preset: settings with a name instead of the model's own: one of its
+                `presets`, or of `srdd.sampling.SAMPLING_PRESETS`; the other
+                arguments still change them.
             num_images_per_label: images for each label (or in all, without).
             generator: one for the call or one per image. Only its initial
                 seed is read, so the same generator always gives the same
@@ -242,8 +257,19 @@ class Pipeline:
             )
         if guidance_scale is not None:
             sampling = {"guidance": guidance_scale} | sampling
-        base = self.sampling if preset is None else sampling_preset(preset)
+        base = self.sampling if preset is None else self.preset(preset)
         return replace(base, **sampling)
+
+    def preset(self, name: str) -> SampleConfig:
+        """Settings with a name: the model's own, or published ones.
+
+        Raises:
+            ValueError: no preset of that name, with the known ones.
+        """
+        known = SAMPLING_PRESETS | self.presets
+        if name not in known:
+            raise ValueError(f"preset must be one of {', '.join(known)}, got {name!r}")
+        return known[name]
 
     def step_hook(
         self, callback: Callable[..., Any] | None, names: Sequence[str]

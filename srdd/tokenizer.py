@@ -8,6 +8,7 @@ __all__ = ['TokenizerConfig', 'norm_silu', 'ResidualBlock', 'MapAttention', 'Dow
            'PatchDiscriminator', 'hinge_losses', 'usage_numbers', 'TokenizerTask']
 
 # %% ../nbs/04_tokenizer.ipynb #exported-imports
+import math
 from collections.abc import Callable, Iterable
 from itertools import islice, product
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ class TokenizerConfig:
         blocks: residual blocks per level of the encoder (the decoder has one
             more).
         attention_levels: levels with attention after each block.
-        norm_groups: groups of the group norm; must divide every width.
+        norm_groups: groups of the group norm; must divide every width. A
+            decoder of its own width takes the largest common divisor.
         code_width: channels z of a code.
         vocab: number of codes v.
         phi_convs: shared convolutions of the residual path.
@@ -68,7 +70,7 @@ class TokenizerConfig:
         if not set(self.attention_levels) <= set(levels):
             raise ValueError(f"attention_levels {self.attention_levels} must be "
                              f"among the levels {list(levels)}")
-        odd = [w for w in self.widths + self.decoder_widths if w % self.norm_groups]
+        odd = [w for w in self.widths if w % self.norm_groups]
         if odd:
             raise ValueError(f"norm_groups {self.norm_groups} does not divide the "
                              f"widths {odd}; choose base or norm_groups otherwise")
@@ -217,8 +219,7 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(config.image_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         for i, (a, b) in enumerate(zip((widths[0], *widths), widths, strict=False)):
-            has_attention = i in config.attention_levels
-            level = Level(a, b, config.blocks, has_attention, groups)
+            level = Level(a, b, config.blocks, i in config.attention_levels, groups)
             if i < len(widths) - 1:
                 level.downsample = Down(b)
             self.down.append(level)
@@ -240,15 +241,15 @@ class Decoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        groups, widths = config.norm_groups, config.decoder_widths
+        widths = config.decoder_widths
+        groups = math.gcd(config.norm_groups, widths[0])
         self.conv_in = nn.Conv2d(config.code_width, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], groups)
         self.up = nn.ModuleList()
         for i, (a, b) in enumerate(
             zip((*widths[1:], widths[-1]), widths, strict=True)
         ):
-            has_attention = i in config.attention_levels
-            level = Level(a, b, config.blocks + 1, has_attention, groups)
+            level = Level(a, b, config.blocks + 1, i in config.attention_levels, groups)
             if i > 0:
                 level.upsample = Up(b)
             self.up.append(level)

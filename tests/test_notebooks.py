@@ -52,6 +52,7 @@ HAND_WRITTEN = {
     "features",
     "schedule_study",
     "pipeline",
+    "presets",
     "records",
     "studies",
     "theorem",

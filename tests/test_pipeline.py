@@ -7,7 +7,7 @@ from PIL import Image
 
 from srdd.files import CheckpointError
 from srdd.pipeline import Pipeline, seeds_of
-from srdd.sampling import ResamplingPlan, SampleConfig
+from srdd.sampling import SAMPLING_PRESETS, ResamplingPlan, SampleConfig
 from srdd.scales import ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import ScaleTransformer, TransformerConfig
@@ -190,6 +190,16 @@ def test_a_call_can_name_a_preset_and_change_it(pipe):
     assert (named.guidance, named.top_k, named.top_p) == (2.5, 3, 0.96)
     assert len(pipe(preset="plain", output_type="pt").images) == 1
     with pytest.raises(ValueError, match="preset must be one of"):
-        pipe(preset="best")
+        pipe(preset="finest")
     with pytest.raises(ValueError, match="top_k must be at most the vocabulary"):
         pipe(preset="var-fid")
+
+
+def test_a_model_has_presets_of_its_own_and_keeps_them(pipe, tmp_path):
+    mine = SampleConfig(1.5, temperature=(0.9,) * len(pipe.transformer.config.schedule))
+    made = Pipeline(pipe.tokenizer, pipe.transformer, presets={"plain": mine})
+    again = Pipeline.from_pretrained(made.save_pretrained(tmp_path / "m"))
+    assert again.presets == {"plain": mine}
+    assert again.preset("plain") == mine  # before the one of that name for all models
+    assert again.preset("var-fid") == SAMPLING_PRESETS["var-fid"]
+    assert pipe.presets == {}

@@ -1,0 +1,87 @@
+"""The named settings of a shipped model: what was tried, and which were chosen.
+
+`GRID` is screened with one sampling seed. From the screen `chosen` takes "balanced"
+(the model's own settings), "best" (lowest rel-FD) and "fast" (lowest rel-FD among the
+cheap ones); those three are then measured again, with other seeds. ``srdd report``
+writes them with their cost and quality into the model's manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .files import read_json, shipped_folder, write_json
+from .records import Record
+from .sampling import SampleConfig
+
+CHEAP = 0.85
+"""A preset is fast if it needs at most this share of the default's operations."""
+BASE = SampleConfig(guidance=3.0)
+
+
+def ended(weight: float, scales: int, rule: str = "linear") -> SampleConfig:
+    """Guidance that leaves the last scales out."""
+    return SampleConfig(weight, rule, guidance_off=scales)
+
+
+GRID: dict[str, SampleConfig] = {
+    "linear 3": BASE,
+    "linear 4": SampleConfig(4.0),
+    "linear 3, temperature 0.95": SampleConfig(3.0, temperature=0.95),
+    "linear 3, temperature 0.9": SampleConfig(3.0, temperature=0.9),
+    "linear 2, temperature 0.9": SampleConfig(2.0, temperature=0.9),
+    "linear 3, top-p 0.95": SampleConfig(3.0, top_p=0.95),
+    "linear 4, last scale not guided": ended(4.0, 1),
+    "linear 3, last scale not guided": ended(3.0, 1),
+    "constant 2, last scale not guided": ended(2.0, 1, "constant"),
+    "constant 2, last two not guided": ended(2.0, 2, "constant"),
+    "constant 3, last two not guided": ended(3.0, 2, "constant"),
+    "not guided, temperature 0.8": SampleConfig(temperature=0.8),
+}
+
+
+def mean_of(record: Record | Mapping[str, Any], name: str, measure: str) -> float:
+    """A value of the screen."""
+    values = record.values if isinstance(record, Record) else record
+    return values[f"screen, {name}/{measure}"]["mean"]
+
+
+def chosen(record: Record | Mapping[str, Any]) -> dict[str, str]:
+    """Preset to the row of `GRID` that the screen chose for it."""
+
+    def quality(name: str) -> float:
+        return mean_of(record, name, "rel_fd")
+
+    first, *_ = GRID
+    limit = CHEAP * mean_of(record, first, "flops")
+    cheap = [name for name in GRID if mean_of(record, name, "flops") <= limit]
+    return {
+        "fast": min(cheap, key=quality),
+        "balanced": first,
+        "best": min(GRID, key=quality),
+    }
+
+
+def manifest_entry(record: Record) -> dict[str, Any]:
+    """What the manifest says of the presets: settings, cost, quality."""
+    found = {}
+    for preset, name in chosen(record).items():
+        keys = [key for key in record.values if key.startswith(f"{preset}/")]
+        found[preset] = {
+            "sampling": asdict(GRID[name]),
+            "measured": {key.partition("/")[2]: record.text(key) for key in keys},
+            "command": record.command,
+            "date": record.date,
+        }
+    return found
+
+
+def write_presets(record: Record, model: str | Path | None = None) -> Path:
+    """Write the presets of a record into a model's manifest."""
+    folder = shipped_folder("fashion") if model is None else Path(model)
+    path = folder / "manifest.json"
+    write_json(path, read_json(path) | {"presets": manifest_entry(record)})
+    return path

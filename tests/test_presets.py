@@ -1,0 +1,57 @@
+"""Presets: chosen by the screen alone, and written where the pipeline reads them."""
+
+import json
+
+import pytest
+
+from srdd.files import read_json, write_json
+from srdd.pipeline import sampling_from
+from srdd.presets import BASE, GRID, chosen, manifest_entry, write_presets
+from srdd.records import read_record, results_dir, single, spread, write_record
+
+
+def screened(**changes):
+    """A record in which every row costs 100 and is worse than the one before."""
+    values = {}
+    for i, name in enumerate(GRID):
+        row = {"rel_fd": 1.0 + i, "flops": 100.0} | changes.get(name, {})
+        values |= {f"screen, {name}/{key}": single(x) for key, x in row.items()}
+    return values
+
+
+NAMES = list(GRID)
+
+
+def test_balanced_is_the_default_best_the_lowest_fast_the_best_of_the_cheap():
+    found = chosen(
+        screened(
+            **{
+                NAMES[3]: {"rel_fd": 0.5},
+                NAMES[5]: {"flops": 80.0, "rel_fd": 4.0},
+                NAMES[6]: {"flops": 70.0, "rel_fd": 3.0},
+                NAMES[7]: {"flops": 90.0, "rel_fd": 0.9},  # not cheap enough
+            }
+        )
+    )
+    assert found == {"fast": NAMES[6], "balanced": NAMES[0], "best": NAMES[3]}
+
+
+def test_the_manifest_says_what_the_record_says(tmp_path):
+    values = screened(**{NAMES[6]: {"flops": 70.0}})
+    values |= {"fast/rel_fd": spread([1.0, 2.0, 3.0]), "best/rel_fd": single(0.5)}
+    facts = {"name": "x", "claim": "c", "tier": "toy", "seeds": [0]}
+    record = write_record(tmp_path, values=values, **facts)
+    write_json(tmp_path / "manifest.json", {"files": {}})
+    entry = read_json(write_presets(record, tmp_path))["presets"]
+    assert entry == read_json(tmp_path / "manifest.json")["presets"]
+    assert entry["fast"]["measured"] == {"rel_fd": "2 ± 1"}
+    assert sampling_from(entry["best"]["sampling"]) == GRID[NAMES[0]] == BASE
+
+
+def test_the_shipped_manifest_is_that_of_the_record():
+    path = results_dir(__file__) / "fashion-presets.json"
+    if not path.is_file():
+        pytest.skip("not measured yet: no presets are shipped")
+    manifest = read_json(path.parents[1] / "srdd/weights/fashion/manifest.json")
+    entry = manifest_entry(read_record("fashion-presets", path.parent))
+    assert manifest["presets"] == json.loads(json.dumps(entry))
