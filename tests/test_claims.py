@@ -8,6 +8,7 @@ from srdd.claims import (
     CLAIMS,
     Claim,
     above,
+    at_most,
     best_beats_first,
     cheap_and_equal,
     claims_markdown,
@@ -16,8 +17,10 @@ from srdd.claims import (
     every_below,
     gap,
     lower,
-    not_higher,
+    none_worse,
     numbers,
+    on_front,
+    reach,
     verdict,
     write_claims,
 )
@@ -40,16 +43,21 @@ NEAR = spread([0.105, 0.115, 0.125])
         (lower("a", "b"), {"a": GOOD, "b": BAD}, True),
         (lower("a", "b"), {"a": BAD, "b": GOOD}, False),
         (lower("a", "b"), {"a": GOOD, "b": NEAR}, False),  # within the scatter
-        (not_higher("a"), {"a": spread([-0.1, 0.1, 0.02])}, True),
-        (not_higher("a"), {"a": GOOD}, False),
+        (none_worse(["a"], []), {"a": spread([-0.1, 0.1, 0.02])}, True),
+        (none_worse(["a"], []), {"a": GOOD}, False),
+        (none_worse([], ["a"]), {"a": GOOD}, True),
+        (none_worse(["b"], ["a"]), {"a": GOOD, "b": BAD}, False),
+        (at_most("a", "b"), {"a": GOOD, "b": single(0.2)}, True),
+        (at_most("a", "b"), {"a": GOOD, "b": single(0.111)}, False),  # by chance
         (above("a", 0.05), {"a": GOOD}, True),
-        (above("a", 0.109), {"a": GOOD}, False),  # above, but not by two errors
+        (above("a", 0.109), {"a": GOOD}, False),  # above, but by chance
         (above("a", 0.9), {"a": single(0.91)}, True),
         (every_below("p$", 1e-10), {"1/p": single(1e-12), "2/p": single(0.0)}, True),
         (every_below("p$", 1e-10), {"1/p": single(1e-12), "2/p": single(1e-9)}, False),
         (every_above("^r", 1.0), {"r1": single(2.0), "r2": single(1.5)}, True),
         (every_above("^r", 1.0), {"r1": single(2.0), "r2": single(0.5)}, False),
         (best_beats_first("fd"), {"0/fd": BAD, "1/fd": BAD, "2/fd": GOOD}, True),
+        (best_beats_first("fd"), {"0/fd": BAD, "1/fd": single(0.0)}, False),  # 1 seed
         (best_beats_first("fd"), {"0/fd": GOOD, "1/fd": BAD, "2/fd": NEAR}, False),
         (equal_keys("p", "v"), {"2/p": single(9.0), "2/v": single(9.0)}, True),
         (equal_keys("p", "v"), {"2/p": single(9.0), "2/v": single(8.0)}, False),
@@ -78,6 +86,27 @@ def test_cheaper_at_equal_quality_needs_both(tmp_path, cost, quality, holds):
     assert cheap_and_equal(0.2)(record(tmp_path, values)) is holds
 
 
+def test_three_runs_need_more_than_two_errors():
+    """Against the quantiles of Student's law, by its distribution in closed form."""
+    assert reach(1) == pytest.approx(math.tan(0.475 * math.pi), rel=1e-3)
+    t = reach(2)  # the law of two degrees: 1/2 + t / (2 sqrt(2 + t^2))
+    assert t / math.sqrt(2 + t * t) == pytest.approx(0.95, abs=1e-3)
+    assert reach(50) == 2.2 and reach(0) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"), [("cheap", True), ("good", True), ("bad", False)]
+)
+def test_the_front_has_nothing_cheaper_and_better(tmp_path, name, holds):
+    sets = {"cheap": (1.0, 3.0), "good": (2.0, 1.0), "bad": (2.5, 2.0)}
+    values = {
+        f"{key}/{what}": single(x)
+        for key, pair in sets.items()
+        for what, x in zip(("flops", "fd"), pair, strict=True)
+    }
+    assert on_front(name, "flops", "fd")(record(tmp_path, values)) is holds
+
+
 def test_one_run_decides_by_the_error_of_its_kid_or_not_at_all(tmp_path):
     values = {
         "a/kid_1000": single(10.0),
@@ -88,7 +117,8 @@ def test_one_run_decides_by_the_error_of_its_kid_or_not_at_all(tmp_path):
         "b/fd": single(2.0),
     }
     made = record(tmp_path, values)
-    assert gap(made, "a/kid_1000", "b/kid_1000") == (-10.0, 5.0)
+    difference, chance = gap(made, "a/kid_1000", "b/kid_1000")
+    assert difference == -10.0 and chance == reach(18) * 5.0
     assert not lower("a/kid_1000", "b/kid_1000")(made)
     claim = Claim("T", "t", "s", "x", rule=lower("a/fd", "b/fd"))
     assert verdict(claim, tmp_path) == "not yet"
@@ -111,6 +141,15 @@ def test_a_verdict_changes_with_the_record_alone(tmp_path):
         record(tmp_path, {"a": single(value)})
         page = claims_markdown([claim], tmp_path)
         assert f"| T | t | {said} |" in page and f"value: {value:g}" in page
+
+
+def test_claims_of_our_own_hold_or_do_not(tmp_path):
+    record(tmp_path, {"a": single(2.0)})
+    for level, said in ((1.0, "holds"), (3.0, "does not hold")):
+        assert (
+            verdict(Claim("O9", "t", "s", "x", rule=above("a", level)), tmp_path)
+            == said
+        )
 
 
 def test_further_records_are_shown_where_they_exist(tmp_path):
