@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +29,7 @@ from .diffusion import (
     predict_clean,
     reveal,
     survival,
+    uniform_chain,
 )
 from .likelihood import (
     ScaleLaws,
@@ -55,6 +55,8 @@ from .scales import ScaleSchedule, area_down, bicubic_up
 from .transformer import Condition, ScaleTransformer, TransformerConfig, see_known
 
 Numbers = dict[str, float]
+# Rounding is below 1e-12 here; what counts as visible is a thousand times what counts
+# as equal, and nothing between the two passes as either.
 TOLERANCE, VISIBLE, SLOPE = 1e-10, 1e-7, 0.01
 
 
@@ -214,13 +216,23 @@ def terms_of_the_bound(seed: int) -> Numbers:
 
 
 # ------------------------------------------------------------- states and values
+def seen_rank_gap(small: int, large: int, h: int = 3) -> float:
+    """Least singular value of ``D_k U_j``: above 0 if the scale j can be read."""
+    cells = torch.eye(small * small).double().view(-1, 1, small, small)
+    seen = area_down(bicubic_up(cells, h), large).flatten(1)
+    return torch.linalg.svdvals(seen).min().item()
+
+
 def state_of_values(seed: int) -> Numbers:
     """P4: values keep the prefix with phi, and not without; sides 1, 2, 3."""
     law = random_law(seed, 14, vocab=2)
     smooth = value_labels(random_loop(seed, (1, 2, 3), 2, phi=0.5), 2)
     plain = value_labels(random_loop(seed, (1, 2, 3), 2, phi=0.0), 2)
     last = torch.arange(32) % 16  # the four tokens of scale 2
+    joint = random_loop(seed, (1, 2, 3), 2, phi=0.5).schedule.sides
+    seen = [seen_rank_gap(j, k) for j, k in combinations(joint, 2)]
     return {
+        "least singular value of an average of an enlarged scale": min(seen),
         "difference of loss with phi and 0": state_loss(law, 5, 9, smooth).item(),
         "loss without phi": state_loss(law, 5, 9, plain).item(),
         "loss of the last tokens alone": state_loss(law, 5, 9, last).item(),
@@ -235,69 +247,124 @@ def fitted(table: Tensor, labels: Tensor) -> Tensor:
 
 
 def loss_is_information(seed: int) -> Numbers:
-    """P5: the best cross-entropies differ by the conditional information."""
-    law = random_law(seed, 4)
-    table, labels = law.reshape(9, 9), torch.randint(4, (9,), generator=dice_of(seed))
-    costs = [
-        -torch.xlogy(table, fitted(table, seen)).sum()
-        for seen in (labels, torch.arange(9))
-    ]
-    gap = costs[0] - costs[1]
-    information = state_loss(law, 2, 2, labels)
+    """P5: the best cross-entropies differ by the conditional information.
+
+    For a law of the whole scale by that of the scale, for a product over its tokens
+    by the sum over tokens; other laws pay more than the best.
+    """
+    law, dice = random_law(seed, 4), dice_of(seed)
+    table, labels = law.reshape(9, 9), torch.randint(4, (9,), generator=dice)
+    each = [law.sum(3).reshape(9, 3), law.sum(2).reshape(9, 3)]  # of single tokens
+
+    def cost(table: Tensor, guess: Tensor) -> Tensor:
+        return -torch.xlogy(table, guess).sum()
+
+    every, found = torch.arange(9), {}
+    for name, tables in (("scale", [table]), ("tokens", each)):
+        best = [fitted(x, labels) for x in tables]
+        gap = sum(
+            cost(x, own) - cost(x, fitted(x, every))
+            for x, own in zip(tables, best, strict=True)
+        )
+        other = [
+            own.lerp(torch.rand(own.shape[1], generator=dice).double().softmax(0), 0.1)
+            for own in best
+        ]
+        worse = sum(
+            cost(x, own) - cost(x, o)
+            for x, o, own in zip(tables, best, other, strict=True)
+        )
+        found[name] = gap, worse
+    single = [law.sum(3), law.sum(2)]
     return {
-        "difference of the gap and the information": largest(gap - information),
-        "gap of a random state": gap.item(),
+        "difference of the gap and the information": largest(
+            found["scale"][0] - state_loss(law, 2, 2, labels)
+        ),
+        "difference of the product's gap and the tokens' information": largest(
+            found["tokens"][0] - sum(state_loss(x, 2, 1, labels) for x in single)
+        ),
+        "gap of a random state": float(found["scale"][0]),
+        "gap of a random state, product over tokens": float(found["tokens"][0]),
+        "least cost of another law": float(min(found["scale"][1], found["tokens"][1])),
     }
 
 
 def collisions_of_results(seed: int) -> Numbers:
-    """P10: the tokens' bound exceeds the result's likelihood by its trajectories."""
+    """P10: the tokens' bound exceeds the result's likelihood where results collide."""
     counts, found = (1, 4), {}
     law, model = random_law(seed, 5), exact_joint(3, counts, random_laws(seed, counts))
     nll = -torch.xlogy(law, model).sum()
     for name, phi in (("with phi", 0.5), ("without phi", 0.0)):
         final = value_labels(random_loop(seed, (1, 2), 3, phi), 2)
         by_value = torch.zeros(243).double().index_add(0, final, model.flatten())
-        value = -(law.flatten() @ by_value[final].log())
-        path = -(law.flatten() @ (model.flatten() / by_value[final]).log())
-        found[name] = (nll - value).item(), (nll - value - path).item()
+        found[name] = (nll + law.flatten() @ by_value[final].log()).item()
     return {
-        "difference of the bound and its two parts": found["without phi"][1],
-        "difference of bound and likelihood with phi": found["with phi"][0],
-        "bound minus likelihood without phi": found["without phi"][0],
+        "difference of bound and likelihood with phi": found["with phi"],
+        "bound minus likelihood without phi": found["without phi"],
     } | chain_of_values(seed)
 
 
-def chain_of_values(seed: int) -> Numbers:
-    """The rest of P10: codes -1, 0, 1 on a line, whose values are no Markov chain.
-
-    A reverse model that is told the value before has one law of the next value;
-    its bound is the cross-entropy of its tokens all the same.
-    """
-    x, law, dice = outcomes(3, 7), random_law(seed, 7), dice_of(seed)
-    f_hat, weight, gap = torch.zeros(3**7, 4), law.flatten(), torch.zeros(())
-    seen = [torch.zeros(3**7, dtype=torch.int64)]
+def line_values(x: Tensor) -> list[Tensor]:
+    """Number of the value after 0, 1, 2, 3 scales: codes -1, 0, 1, enlarged, added."""
+    f_hat = torch.zeros(len(x), 4)
+    seen = [torch.zeros(len(x), dtype=torch.int64)]
     for own in places_of((1, 2, 4)):
         f_hat = f_hat + (x[:, own] - 1).repeat_interleave(4 // len(own), 1)
         seen.append(f_hat.unique(dim=0, return_inverse=True)[1])
-        states, before = int(seen[-2].max()) + 1, seen[-2]
+    return seen
+
+
+def chain_of_values(seed: int) -> Numbers:
+    """The rest of P10: values on a line, which are no Markov chain forward.
+
+    A reverse model that is told the value before writes tokens, and so draws the next
+    value. Its law of the last value is found by multiplying the matrices of its steps
+    and by adding up token sequences; its bound with the tokens as clean variable is
+    their cross-entropy, and with the last value as clean variable it is lower by what
+    the value hides of its trajectory.
+    """
+    x, law, dice = outcomes(3, 7), random_law(seed, 7), dice_of(seed)
+    seen, weight = line_values(x), law.flatten()
+    chance, paths = torch.ones(len(x)).double(), torch.ones(1, 1).double()
+    bound, rows = torch.zeros(()).double(), torch.zeros(()).double()
+    for own, before, after in zip(
+        places_of((1, 2, 4)), seen[:-1], seen[1:], strict=True
+    ):
+        states = int(before.max()) + 1
         table = torch.rand(states, len(own), 3, generator=dice).double().softmax(-1)
-        chance = table[before].gather(2, x[:, own, None])[..., 0].prod(1)
-        _, pair = torch.cat((before[:, None], x[:, own]), 1).unique(
-            dim=0, return_inverse=True
-        )
-        one = torch.zeros(int(pair.max()) + 1, dtype=torch.int64)
-        one[pair] = torch.arange(len(x))  # an outcome for each value and tokens
-        kernel = torch.zeros(states, int(seen[-1].max()) + 1).double()
-        kernel.index_put_((before[one], seen[-1][one]), chance[one], accumulate=True)
-        gap = gap + weight @ (chance.log() - kernel[before, seen[-1]].log())
+        written = table[before].gather(2, x[:, own, None])[..., 0].prod(1)
+        one = first_of(torch.cat((before[:, None], x[:, own]), 1))
+        kernel = torch.zeros(states, int(after.max()) + 1).double()
+        kernel.index_put_((before[one], after[one]), written[one], accumulate=True)
+        rows = rows.maximum((kernel.sum(1) - 1).abs().max())
+        bound = bound - weight @ kernel[before, after].log()
+        chance, paths = chance * written, paths @ kernel
+    by_tokens = torch.zeros(paths.shape[1]).double().index_add(0, seen[3], chance)
+    value_nll = -(weight @ paths[0, seen[3]].log())
     _, s1, s2, s3 = seen
+    hidden = label_entropy(law, s1, s2, s3) - label_entropy(law, s3)
     ends = label_entropy(law, s1, s2) + label_entropy(law, s2, s3)
     shared = ends - label_entropy(law, s2) - label_entropy(law, s1, s2, s3)
     return {
-        "difference of the value chain's bound and cross-entropy": gap.item(),
+        "difference of the value chain's bound and cross-entropy": largest(
+            bound + weight @ chance.log()
+        ),
+        "difference of the rows of its steps and 1": rows.item(),
+        "difference of its law by steps and by tokens": largest(paths[0] - by_tokens),
         "information of S1 and S3 given S2": shared.item(),
+        "trajectory hidden by the last value": hidden.item(),
+        "bound with the last value as clean, minus its likelihood": (
+            bound - hidden - value_nll
+        ).item(),
     }
+
+
+def first_of(rows: Tensor) -> Tensor:
+    """One index for each distinct row."""
+    _, group = rows.unique(dim=0, return_inverse=True)
+    one = torch.zeros(int(group.max()) + 1, dtype=torch.int64)
+    one[group] = torch.arange(len(rows))
+    return one
 
 
 def coarse_law(fine: Tensor) -> Tensor:
@@ -308,20 +375,36 @@ def coarse_law(fine: Tensor) -> Tensor:
 
 
 def clean_predictors(seed: int) -> Numbers:
-    """P11: a full law of clean tokens gives the next state; a product does not."""
-    fine, x = random_law(seed, 4), outcomes(3, 4)
-    steps = torch.zeros(81, 9).double()  # q(coarse | fine): certain
-    steps[torch.arange(81), (x[:, :2].sum(1) % 3) * 3 + x[:, 2:].sum(1) % 3] = 1
-    truth = fine.flatten() @ steps
+    """P11: the true law of the clean token gives the true step; marginals may not.
+
+    A product of the true marginals of fine tokens, pushed to coarse ones, is worse than
+    the product of the coarse tokens' own laws. Some product of fine laws is not.
+    """
+    law, chain = random_law(seed, 1), uniform_chain(3, survival(4))
+    gap = 0.0
+    for t in (1, 2, 3):
+        joint = law[:, None] * chain.products[t, 0]  # z_0 and z_t
+        guess = (joint / joint.sum(0)).T[:, None]  # p(z_0 | z_t), one row per z_t
+        told = posterior(chain, torch.arange(3)[:, None], t, guess)[:, 0]
+        before = (law @ chain.products[t - 1, 0])[:, None] * chain.steps[t - 1, 0]
+        gap = max(gap, largest(told - (before / before.sum(0)).T))
+    fine = random_law(seed, 4)
+    truth = coarse_law(fine)
     alone = [margin(fine, [i]) for i in range(4)]
-    guessed = coarse_law(torch.einsum("a,b,c,d->abcd", *alone)).flatten()
-    direct = torch.outer(*(margin(truth.view(3, 3), [i]) for i in (0, 1))).flatten()
-    penalty = kl(truth, guessed) - kl(truth, direct)
+    guessed = coarse_law(torch.einsum("a,b,c,d->abcd", *alone))
+    own = [margin(truth, [i]) for i in (0, 1)]
+    sure = torch.eye(3, dtype=torch.float64)[0]
+    fitted_fine = torch.einsum("a,b,c,d->abcd", sure, own[0], sure, own[1])
+    direct = torch.outer(*own)
+    penalty = kl(truth.flatten(), guessed.flatten()) - kl(
+        truth.flatten(), direct.flatten()
+    )
     return {
-        "difference of next-state law and pushed law": largest(
-            truth - coarse_law(fine).flatten()
+        "difference of the mixed step and the true step": gap,
+        "difference of a fitted product of fine laws and coarse laws": largest(
+            coarse_law(fitted_fine) - direct
         ),
-        "loss of a product of clean laws": penalty.item(),
+        "loss of the product of clean marginals": penalty.item(),
     }
 
 
@@ -367,7 +450,7 @@ def random_maps(seed: int, count: int, h: int) -> Tensor:
 
 
 def loop_is_linear(seed: int) -> Numbers:
-    """P12: without codes the loop is a matrix; only nested sides make it Markov."""
+    """P12: without codes the loop is a matrix; nested sides make it Markov."""
     sides = ((1, 2, 3, 8), (1, 3, 5, 8), (1, 2, 3, 5, 8))[seed % 3]
     f = random_maps(seed, 4, 8)
     f_hat, gap = torch.zeros_like(f), 0.0
@@ -422,12 +505,18 @@ def best_scale_laws(seed: int) -> Numbers:
     best = exact_cross_entropy(toy.law, toy.counts, best_laws(toy.law, toy.counts))
     scales = places_of(toy.counts)
     price = sum(total_correlation(toy.law, own, range(own.start)) for own in scales)
-    floor = entropy(toy.law)
+    floor, laws = entropy(toy.law), best_laws(toy.law, toy.counts)
+
+    def other(k: int, prefix: Tensor) -> Tensor:
+        return laws(k, prefix).lerp(toy.laws(k, prefix), 0.1)
+
+    worse = exact_cross_entropy(toy.law, toy.counts, other).sum() - best.sum()
     return {
         "difference of best bound and its two parts": largest(
             best.sum() - floor - price
         ),
         "total correlation": float(price),
+        "cost of another model": worse.item(),
     }
 
 
@@ -440,6 +529,9 @@ def steps_inside_a_scale(seed: int) -> Numbers:
         exact_bound(c, predict_clean(c, guess), law).total - substep_bound(law, t)
         for t, c in chains.items()
     ]
+    random = random_guess(seed, 4, 3)
+    other = predict_clean(chains[3], lambda z, t: guess(z, t).lerp(random(z, t), 0.1))
+    worse = exact_bound(chains[3], other, law).total - substep_bound(law, 3)
     few = [(substep_bound(law, t) - floor).item() for t in (1, 2, 4, 8, 16)]
     many = (1024, 2048, 4096)
     excess = [(substep_bound(law, t) - floor).item() for t in many]
@@ -449,6 +541,7 @@ def steps_inside_a_scale(seed: int) -> Numbers:
             few[0] - total_correlation(law, range(3))
         ),
         "slope of the excess against 1 / T": slope_of([1 / t for t in many], excess),
+        "cost of another denoiser": worse.item(),
         "excess of one portion": few[0],
         "least fall when T doubles": min(a - b for a, b in pairwise(few)),
     }
@@ -472,7 +565,8 @@ def merging_scales(seed: int) -> Numbers:
 def redrawing_the_same(seed: int) -> Numbers:
     """P8: drawing unlikely tokens again from the same law is truncation."""
     law, passes = random_law(seed, 2).flatten(), seed % 6 + 1
-    threshold = law.mean().item()
+    rank = torch.randint(2, 9, (1,), generator=dice_of(seed + 3))
+    threshold = law.sort().values[rank].item()  # 2 to 8 of the 9 are below
     moves = torch.where((law < threshold)[:, None], law, torch.eye(9).double())
     wanted = law @ torch.linalg.matrix_power(moves, passes)
     found = resampled_law(law, threshold, passes)
@@ -504,22 +598,43 @@ def redrawing_given_the_rest(seed: int) -> Numbers:
 
 
 # ------------------------------------------------- objectives, guidance, the measure
+def mean_weights(counts: Sequence[int]) -> Tensor:
+    """Weights that turn sums over a scale into n times the mean of scale means."""
+    return sum(counts) / (len(counts) * torch.tensor(counts).double())
+
+
+def slope_at(seen: Tensor, weights: Tensor, logits: Tensor) -> float:
+    """Largest slope of weighted cross-entropies in the logits of laws ``(K or 1, v)``."""
+    logits = logits.clone().requires_grad_()
+    cost = -(weights[:, None] * seen * logits.log_softmax(-1)).sum()
+    return largest(torch.autograd.grad(cost, logits)[0])
+
+
 def weighted_scales(seed: int) -> Numbers:
-    """P14: token means are the bound, means per scale another objective."""
+    """P14: token means are the bound, means per scale another objective.
+
+    Laws of each scale's own have the same minimum under both, a shared law has not.
+    """
     counts = (1, 3)
     toy = Toy(random_law(seed, 4), counts, random_laws(seed, counts))
     bound = exact_bound(group_chain(toy.groups, 3), toy.reverse, toy.law).total
-    ce = exact_cross_entropy(toy.law, counts, toy.laws)
-    tokens = ce / torch.tensor(counts)  # mean per token of each scale
-    token_mean = (tokens * torch.tensor(counts)).sum() / 4
-    weights = 4 / (2 * torch.tensor(counts)).double()  # of means per scale
-    own = [toy.law.sum([j for j in range(4) if j != i]) for i in range(4)]
+    x, chance = outcomes(3, 4), exact_joint(3, counts, toy.laws).flatten()
+    token_mean = -(toy.law.flatten() @ chance.log()) / x.shape[1]
+    ce, weights = exact_cross_entropy(toy.law, counts, toy.laws), mean_weights(counts)
+    own = [margin(toy.law, [i]) for i in range(4)]
     seen = torch.stack([own[0], own[1] + own[2] + own[3]])  # (K, v)
-    shared = [(w[:, None] * seen).sum(0) for w in (torch.ones(2).double(), weights)]
+    ones = torch.ones(2).double()
+    shared = [(w[:, None] * seen).sum(0) for w in (ones, weights)]
     costs = [-(seen * (law / law.sum()).log()).sum() for law in shared]
     return {
         "difference of token mean times tokens and bound": largest(
             4 * token_mean - bound
+        ),
+        "difference of the weighted slope at the bound's own minimum and 0": slope_at(
+            seen, weights, seen.log()
+        ),
+        "weighted slope at the bound's shared minimum": slope_at(
+            seen, weights, shared[0].log()[None]
         ),
         "means per scale against the bound": largest((weights * ce).sum() - bound),
         "loss of one law for all scales": (costs[1] - costs[0]).item(),
@@ -608,6 +723,7 @@ def masks_in_a_network(seed: int) -> Numbers:
         "difference of the Markovian reach and 0": max(reach["markov"][:-1]),
         "difference of the band's reach beyond its layers and 0": reach["band"][0],
         "gradient of the band, two scales back": reach["band"][1],
+        "gradient of the band, one scale back": reach["band"][2],
     }
 
 
@@ -617,28 +733,41 @@ def label_mixture(share: float, with_label: Tensor, without: Tensor) -> Tensor:
 
 
 def labels_and_guidance(seed: int) -> Numbers:
-    """P17: dropped labels mix two bounds; guided scales sample no tilted joint."""
-    toy, rho, w = random_toy(seed), 0.1, 3.0
-    empty = Toy(toy.law, toy.counts, random_laws(seed + 7, toy.counts))
-    chain = group_chain(toy.groups, 3)
-    bounds = [exact_bound(chain, m.reverse, toy.law).total for m in (toy, empty)]
+    """P17: dropped labels mix two bounds; guided scales sample no tilted joint.
 
-    def dropped(k: int, prefix: Tensor, drop: bool) -> Tensor:
-        return (empty if drop else toy).laws(k, prefix)
+    Two classes with laws of their own; the null model is the best one for the mean of
+    the class models.
+    """
+    first, rho, w = random_toy(seed), 0.1, 3.0
+    counts, chain = first.counts, group_chain(first.groups, 3)
+    laws = (first.law, random_law(seed + 5, first.law.ndim))
+    models = (first.laws, random_laws(seed + 7, counts))
+    share = torch.rand(1, generator=dice_of(seed + 9)).double().item()
+    classes = (share, 1 - share)
+    joints = [exact_joint(3, counts, model) for model in models]
+    null = best_laws(sum(c * j for c, j in zip(classes, joints, strict=True)), counts)
+    mean_law = sum(c * law for c, law in zip(classes, laws, strict=True))
 
-    loss = sum(
-        chance * exact_cross_entropy(toy.law, toy.counts, partial(dropped, drop=drop))
-        for drop, chance in ((False, 1 - rho), (True, rho))
-    ).sum()
+    def bound(law: Tensor, model: ScaleLaws) -> Tensor:
+        return exact_bound(chain, Toy(law, counts, model).reverse, law).total
+
+    loss = torch.zeros(()).double()  # every class, label dropped or not
+    for chance, law, model in zip(classes, laws, models, strict=True):
+        for dropped in (False, True):
+            told = exact_cross_entropy(law, counts, null if dropped else model).sum()
+            loss = loss + chance * (rho if dropped else 1 - rho) * told
+    with_class = sum(
+        c * bound(x, m) for c, x, m in zip(classes, laws, models, strict=True)
+    )
+    mixed = label_mixture(rho, with_class, bound(mean_law, null))
 
     def guided(k: int, prefix: Tensor) -> Tensor:
-        with_class, without = (m.laws(k, prefix).log() for m in (toy, empty))
-        return (without + w * (with_class - without)).softmax(-1)
+        told, without = models[0](k, prefix).log(), null(k, prefix).log()
+        return (without + w * (told - without)).softmax(-1)
 
-    drawn = exact_joint(3, toy.counts, guided)
-    a, b = (exact_joint(3, toy.counts, m.laws).log() for m in (toy, empty))
+    drawn = exact_joint(3, counts, guided)
+    a, b = joints[0].log(), exact_joint(3, counts, null).log()
     tilted = (b + w * (a - b)).flatten().softmax(0)
-    mixed = label_mixture(rho, *bounds)
     return {
         "difference of the loss and the mixed bounds": largest(loss - mixed),
         "divergence of tilted and guided law": kl(tilted, drawn.flatten()).item(),

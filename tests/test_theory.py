@@ -8,6 +8,7 @@ on 100 toys whose codes, convolutions, laws, models and schedules are random, an
 |-------|-------------------------------------------------------|---------------------|
 | P1    | two scales swapped: the coarse one is hidden first    | group_chain         |
 | P1    | mean instead of sum over the tokens of a scale        | exact_cross_entropy |
+| P1    | the reverse model is told a prefix of other codes     | scale_predictor     |
 | P2    | the kernel acts with the root of the slack            | group_chain         |
 | P3    | the reverse model writes all places, nothing is kept  | reveal              |
 | P4    | phi is dropped                                        | random_loop         |
@@ -19,10 +20,12 @@ on 100 toys whose codes, convolutions, laws, models and schedules are random, an
 | P9    | redrawn without looking at the rest                   | redraw_matrix       |
 | P10   | phi is dropped                                        | random_loop         |
 | P10   | the value forgets the first scale                     | value_labels        |
+| P10   | a scale's tokens are averaged before they are added   | line_values         |
 | P11   | the wrong neighbours are added                        | coarse_law          |
+| P11   | clean codes are weighed by what can be seen of them   | posterior           |
 | P12   | the factors stand in the wrong order                  | known_matrices      |
 | P13   | bicubic where the proposition wants a projection      | step_matrix         |
-| P14   | mean instead of sum over the tokens of a scale        | exact_cross_entropy |
+| P14   | weights 1, as if scales had one size                  | mean_weights        |
 | P15   | the divergence is taken the wrong way round           | kl                  |
 | P16   | band mask                                             | random_transformer  |
 | P17   | wrong label-drop weight: the shares are swapped       | label_mixture       |
@@ -67,6 +70,28 @@ def last_tokens(loop, scales):
 
 def without_first_scale(loop, scales):
     return torch.arange(243) % 81
+
+
+def other_prefix(counts, vocab, laws):
+    wrong = lambda k, x: laws(k, (x + 1) % vocab)  # noqa: E731
+    return ORIGINAL["scale_predictor"](counts, vocab, wrong)
+
+
+def averaged_values(x):
+    means = x.double()
+    for own in theorem.places_of((1, 2, 4)):
+        means[:, own] = means[:, own].mean(1, keepdim=True)
+    return ORIGINAL["line_values"](means)
+
+
+def without_division(chain, z, t, clean):
+    total = chain.products[t, 0, : chain.vocab][:, z[:, 0]].T[:, None]  # q(z_t | z_0)
+    weighed = clean * total
+    return ORIGINAL["posterior"](chain, z, t, weighed / weighed.sum(-1, keepdim=True))
+
+
+def equal_weights(counts):
+    return torch.ones(len(counts)).double()
 
 
 def mean_of_laws(table, labels):
@@ -129,6 +154,7 @@ def other_pair(law, counts, k):
 ERRORS = [
     ("P1", "group_chain", coarse_first),
     ("P1", "exact_cross_entropy", mean_for_sum),
+    ("P1", "scale_predictor", other_prefix),
     ("P2", "group_chain", root_of_slack),
     ("P3", "reveal", nothing_is_kept),
     ("P4", "random_loop", without_phi),
@@ -140,10 +166,12 @@ ERRORS = [
     ("P9", "redraw_matrix", blind_redraw),
     ("P10", "random_loop", without_phi),
     ("P10", "value_labels", without_first_scale),
+    ("P10", "line_values", averaged_values),
     ("P11", "coarse_law", wrong_neighbours),
+    ("P11", "posterior", without_division),
     ("P12", "known_matrices", factors_reversed),
     ("P13", "step_matrix", always_bicubic),
-    ("P14", "exact_cross_entropy", mean_for_sum),
+    ("P14", "mean_weights", equal_weights),
     ("P15", "kl", wrong_way_round),
     ("P16", "random_transformer", band_mask),
     ("P17", "label_mixture", swapped_shares),
