@@ -607,7 +607,8 @@ def slope_at(seen: Tensor, weights: Tensor, logits: Tensor) -> float:
     """Largest slope of weighted cross-entropies in the logits of laws ``(K or 1, v)``."""
     logits = logits.clone().requires_grad_()
     cost = -(weights[:, None] * seen * logits.log_softmax(-1)).sum()
-    return largest(torch.autograd.grad(cost, logits)[0])
+    cost.backward()  # not autograd.grad, which counters of operations refuse
+    return largest(logits.grad)
 
 
 def weighted_scales(seed: int) -> Numbers:
@@ -708,14 +709,16 @@ def masks_in_a_network(seed: int) -> Numbers:
     seen = [
         area_down(m, s).flatten(2) for m, s in zip(maps, schedule.sides, strict=True)
     ]
-    inputs = torch.cat(seen[1:], 2).transpose(1, 2).requires_grad_()
+    inputs = torch.cat(seen[1:], 2).transpose(1, 2)
     own = KeyValueCache(schedule, "markov")  # each scale keeps to itself
     single = [model.scale_logits(k, maps[k], labels, cache=own) for k in range(5)]
     gap = largest(model(inputs, labels) - torch.cat(single, 1))
     reach = {}
     for mask in ("markov", "band"):
-        last = random_transformer(seed, mask)(inputs, labels)[:, schedule.starts[4] :]
-        slope = torch.autograd.grad(last.square().sum(), inputs)[0]
+        own_inputs = inputs.detach().requires_grad_()
+        logits = random_transformer(seed, mask)(own_inputs, labels)
+        logits[:, schedule.starts[4] :].square().sum().backward()
+        slope = own_inputs.grad
         ends = [start - 1 for start in schedule.starts[1:]]
         reach[mask] = [largest(slope[:, a:b]) for a, b in pairwise(ends)]
     return {

@@ -39,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from srdd import theorem
 from srdd.theorem import PROPOSITIONS, check_all, failures
@@ -217,6 +218,7 @@ def test_failures_are_said_in_words():
 
 
 def test_all_checks_together_give_a_number_for_each_toy():
-    found = check_all([0, 1])
+    with FlopCounterMode(display=False):  # as experiments run
+        found = check_all([0, 1])
     assert {name.split("/")[0] for name in found} == set(PROPOSITIONS)
     assert all(len(values) == 2 for values in found.values())
