@@ -434,8 +434,7 @@ def screen(
         images: ``(b, c, H, W)`` in [-1, 1].
         lists: sides to try, for example `candidates`.
     Returns:
-        One mean per list. A generator cannot be better than its tokenizer, so
-        lists with low values need no training to be left out.
+        One mean per list: a cheap hint which lists deserve a training.
     """
     check_images(images, tokenizer.image_shape)
     f, found = tokenizer.features(images), []
