@@ -112,7 +112,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(norm_silu(self.norm1, x))
         h = self.conv2(norm_silu(self.norm2, h))
-        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+        join = h.add if torch.is_grad_enabled() else h.add_  # no second map
+        return join(self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 # %% ../nbs/04_tokenizer.ipynb #mapattention
 class MapAttention(nn.Module):
@@ -284,9 +285,7 @@ def check_images(images: Tensor, shape: tuple[int, int, int]) -> None:
             "convert the channels first (srdd.data.open_images does)"
         )
     if not images.is_floating_point():
-        raise ValueError(
-            f"images is {images.dtype}, {want}; use images / 127.5 - 1"
-        )
+        raise ValueError(f"images is {images.dtype}, {want}; use images / 127.5 - 1")
     low, high = (x.item() for x in torch.aminmax(images))
     if not (low >= -1.001 and high <= 1.001):
         raise ValueError(

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import MASKS, KeyValueCache, attend, attend_keys
+from .attention import MASKS, KeyValueCache, Linear, attend, attend_keys, project
 from .files import Pretrained
 from .scales import VAR_256, VAR_512, ScaleSchedule, area_down
 
@@ -169,10 +169,10 @@ class SelfAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         width, self.heads = config.width, config.heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
         self.log_scale: nn.Parameter | None = None
         if config.qk_norm:
             start = torch.full((1, config.heads, 1, 1), math.log(4.0))
@@ -184,7 +184,7 @@ class SelfAttention(nn.Module):
         constants: Sequence[Tensor] | None = None,
     ) -> Tensor:
         bias, *factors = constants or attention_constants([self])[0]
-        qkv = F.linear(x, self.qkv.weight, bias)
+        qkv = project(x, self.qkv.weight, bias)
         qkv = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # (b, h, n, d / h)
         if factors:
@@ -215,10 +215,10 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.fc1, self.fc2 = Linear(width, hidden), Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(self.fc1(x, gelu=True))
 
 # %% ../nbs/06_transformer.ipynb #block
 class Block(nn.Module):
@@ -233,7 +233,7 @@ class Block(nn.Module):
         if config.shared_adaln:
             self.modulation_offset = nn.Parameter(torch.zeros(6, 1, 1, width))
         else:
-            self.modulation = nn.Linear(width, 6 * width)
+            self.modulation = Linear(width, 6 * width)
 
     def skip(self, branch: Tensor) -> Tensor:
         """Drop the whole branch for some images while training."""
@@ -421,16 +421,16 @@ class ScaleTransformer(nn.Module, Pretrained):
         self.config = config
         width, schedule = config.width, config.schedule
         self.class_embed = nn.Embedding(config.classes + 1, width)
-        self.token_proj = nn.Linear(config.code_width, width)
+        self.token_proj = Linear(config.code_width, width)
         self.scale_embed = nn.Embedding(len(schedule), width)
         self.start_embed = nn.Parameter(torch.zeros(1, schedule.counts[0], width))
         self.position_embed = nn.Parameter(torch.zeros(1, schedule.length, width))
         if config.shared_adaln:
-            self.modulation = nn.Linear(width, 6 * width)
+            self.modulation = Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(config, x) for x in drop_rates(config))
         self.head_norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.head_modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, config.vocab)
+        self.head_modulation = Linear(width, 2 * width)
+        self.head = Linear(width, config.vocab)
         self.mask_head = MaskHead(config) if config.mask_blocks else None
         initialise(self)
 

@@ -8,10 +8,12 @@ from srdd.attention import (
     BACKENDS,
     MASKS,
     KeyValueCache,
+    Linear,
     attend,
     attend_keys,
     dense_mask,
     key_start,
+    project,
 )
 from srdd.scales import SHORT_256, VAR_256, VAR_512, ScaleSchedule
 
@@ -244,3 +246,44 @@ def test_bad_input_is_refused(change, words):
 def test_cache_refuses_an_unknown_mask():
     with pytest.raises(ValueError, match="mask must be one of"):
         KeyValueCache(VAR_256, "full")
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("rows", [(0, 3), (1, 1), (2, 5), (4, 7, 3)])
+def test_products_are_the_same_with_and_without_gradients(rows, gelu):
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(*rows, 12, generator=generator)
+    weight, bias = torch.randn(9, 13, generator=generator).split((12, 1), dim=1)
+    for plus in (None, bias[:, 0]):
+        want = F.linear(
+            x.double(), weight.double(), None if plus is None else plus.double()
+        )
+        want = (F.gelu(want, approximate="tanh") if gelu else want).float()
+        with torch.no_grad():
+            torch.testing.assert_close(project(x, weight, plus, gelu), want)
+            turned = project(x.transpose(0, 1), weight, plus, gelu)
+        torch.testing.assert_close(turned.transpose(0, 1), want)
+        torch.testing.assert_close(project(x, weight, plus, gelu), want)
+
+
+def test_products_of_other_types_and_under_autocast_are_those_of_torch():
+    x, layer = torch.randn(3, 8), Linear(8, 4)
+    with torch.no_grad():
+        assert torch.equal(
+            layer.double()(x.double()), F.linear(x.double(), layer.weight, layer.bias)
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer.float()(x).dtype == torch.bfloat16
+
+
+def test_products_without_onednn(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    x, layer = torch.randn(3, 8), Linear(8, 4)
+    with torch.no_grad():
+        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
+def test_a_linear_layer_keeps_the_names_of_its_weights():
+    assert set(Linear(3, 2).state_dict()) == {"weight", "bias"}
+    loss = Linear(3, 2)(torch.ones(1, 3)).sum()
+    loss.backward()
