@@ -66,8 +66,8 @@ def draw(pipe: Any, labels: list[int] | None, args: argparse.Namespace) -> Any:
     import torch
     from tqdm.auto import tqdm
 
+    from .resampling import resample
     from .sampling import image_seeds
-    from .sampling import sample as run
 
     count = args.count if labels is None else len(labels)
     seeds = image_seeds(args.seed, count)
@@ -75,7 +75,7 @@ def draw(pipe: Any, labels: list[int] | None, args: argparse.Namespace) -> Any:
     for at in tqdm(range(0, count, args.batch), disable=quiet(args), leave=False):
         part = slice(at, at + args.batch)
         chosen = None if labels is None else labels[part]
-        made = run(
+        made = resample(
             pipe.transformer,
             pipe.tokenizer,
             chosen,
@@ -259,6 +259,7 @@ def tokenize(args: argparse.Namespace) -> dict[str, Any]:
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Train a transformer on the tokens of images; saves a whole model."""
     from .pipeline import Pipeline
+    from .resampling import MaskHeadTask, MaskTask
     from .training import TransformerTask, fit, scale_cross_entropy
 
     given = read_config(args.config)
@@ -266,7 +267,12 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     made, images, tokens = token_set(args)
     tokenizer = made.tokenizer
     model = transformer_start(args, given.get("transformer", {}), made, images)
-    task = TransformerTask(model.to(args.device), tokenizer, tokens, config)
+    kind: Any = TransformerTask
+    if model.config.mask_blocks:
+        kind = MaskHeadTask if args.frozen else MaskTask
+    elif args.frozen:
+        raise ValueError("--frozen trains a mask head alone: say --mask-blocks too")
+    task = kind(model.to(args.device), tokenizer, tokens, config)
     out = Path(args.out or "model")
     work = out.with_name(out.name + "-training")
 
@@ -670,6 +676,7 @@ def transformer_start(
     """The transformer to train: new, or ``--init``."""
     from .distillation import shortened_transformer
     from .files import config_from_dict
+    from .resampling import with_mask_head
     from .transformer import ScaleTransformer, TransformerConfig
 
     if args.init:
@@ -688,7 +695,11 @@ def transformer_start(
             weights["class_embed.weight"] = null.repeat(config.classes + 1, 1)
         model = ScaleTransformer(config).to(args.device)
         model.load_state_dict(weights)
+        if args.mask_blocks not in (None, config.mask_blocks):
+            model = with_mask_head(model, args.mask_blocks, args.seed)
         return model.train()
+    if args.frozen:
+        raise ValueError("--frozen keeps a trained network: say --init too")
     mine = made.tokenizer.config
     fields_ = {
         "depth": args.depth,
@@ -696,6 +707,7 @@ def transformer_start(
         "heads": args.heads,
         "mask": args.mask or "markov",
         "classes": len(images.classes),
+        "mask_blocks": args.mask_blocks or 0,
     } | given
     config = config_from_dict(TransformerConfig, fields_ | {"schedule": {"sides": [1]}})
     set_seed(args.seed)
@@ -974,6 +986,14 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--width", type=int, default=128, help="channels (128)")
     p.add_argument("--heads", type=int, default=4, help="attention heads (4)")
     p.add_argument("--label-drop", type=float, help="share of labels hidden (0.1)")
+    p.add_argument(
+        "--mask-blocks", type=int, help="blocks of a mask head, for passes (none)"
+    )
+    p.add_argument(
+        "--frozen",
+        action="store_true",
+        help="with --init and --mask-blocks: train the mask head alone",
+    )
     p = verb(verbs, shared, "info", info)
     p.add_argument("model", help="folder, shipped name, or a preset: d16")
     p.add_argument("--batch", type=int, default=1, help="images, for memory (1)")

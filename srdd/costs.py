@@ -83,7 +83,8 @@ def transformer_flops(
         met = tuple(count * schedule.length for count in schedule.counts)
     tokens = sum(r * c for r, c in zip(rows, schedule.counts, strict=True))
     seen = sum(r * c for r, c in zip(rows, met, strict=True))
-    vectors = 6 * (1 if config.shared_adaln else layers) + 2
+    blocks = 1 if config.shared_adaln else layers + config.mask_blocks
+    vectors = 6 * blocks + 2
     hidden = round(d * config.mlp_ratio)
     return TransformerFlops(
         inputs=2 * (tokens - rows[0] * first) * config.code_width * d,

@@ -9,7 +9,7 @@ __all__ = ['MEANINGS', 'grouping_cost', 'merge_path', 'best_groups', 'Generation
 
 # %% ../nbs/11_schedules.ipynb #exported-imports
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import accumulate, combinations, pairwise
 
 import torch
@@ -24,6 +24,7 @@ from srdd.costs import (
 )
 from .files import TokenSet
 from .quantization import Step
+from .resampling import pass_flops
 from .sampling import SampleConfig
 from .scales import ScaleSchedule, area_down
 from .tokenizer import Tokenizer, TokenizerConfig, check_images, pixel_loss, psnr
@@ -92,8 +93,9 @@ def generation_flops(
     Args:
         model: sizes, mask, schedule and groups.
         tokenizer: sizes of the decoder.
-        sampling: where guidance acts, which doubles the rows of a scale. A
-            group of scales runs with two rows if one of them is guided.
+        sampling: where guidance acts, which doubles the rows of a scale; passes
+            over the scales. A group of scales runs with two rows if one of them
+            is guided.
     Source: the formulas of appendix A7, for one call of `srdd.sampling.sample`.
     """
     sampling, scales = sampling or SampleConfig(), len(model.schedule)
@@ -107,7 +109,11 @@ def generation_flops(
     parts = transformer_flops(model, guided=guided)
     if any(guided):  # modulations: once for the label alone, once for both rows
         parts = replace(parts, modulation=parts.modulation * 3 // 2)
+    again = astuple(pass_flops(model, sampling, guided))
+    parts = TransformerFlops(*map(sum, zip(astuple(parts), again, strict=True)))
     lifts = quantizer_flops(tokenizer, model.schedule)
+    if (plan := sampling.resampling) is not None and plan.law == "map":
+        lifts += lifts // scales * sum(map(plan.passes_at, range(scales)))
     return GenerationFlops(parts, lifts, decoder_flops(tokenizer))
 
 # %% ../nbs/11_schedules.ipynb #shortened

@@ -35,6 +35,7 @@ from .metrics import (
 from .pipeline import Pipeline
 from .presets import GRID, chosen
 from .records import commit_id, single, spread, write_record
+from .resampling import resample
 from .sampling import SampleConfig, image_seeds, sample
 from .studies import SEEDS, Study, Variant, over_seeds, resolution, time_to_equal
 from .theorem import PROPOSITIONS, check_all
@@ -114,7 +115,7 @@ def sampled(
     config = pipe.config_with(None, changes)
     for at in tqdm(range(0, len(labels), BATCH), disable=not setting.progress):
         part = slice(at, at + BATCH)
-        made = sample(
+        made = resample(
             pipe.transformer,
             pipe.tokenizer,
             labels[part],

@@ -15,13 +15,13 @@ from torch import Tensor
 from .figures import to_pil
 from .files import read_json, replace_folder, resolve_model, write_manifest
 from .quantization import Step
+from .resampling import resample
 from .sampling import (
     SAMPLING_PRESETS,
     ResamplingPlan,
     SampleConfig,
     check_pair,
     image_seeds,
-    sample,
 )
 from .tokenizer import Tokenizer
 from .transformer import ScaleTransformer
@@ -199,9 +199,10 @@ class Pipeline:
             output_type: "pil", "pt" or "np".
             batch_size: images per pass through the networks.
             callback_on_step_end: ``f(pipeline, k, scales_left, tensors)``,
-                called after each scale; what it returns is not used.
+                called after each scale, and after each pass over it; what it
+                returns is not used.
             callback_on_step_end_tensor_inputs: which tensors it gets.
-            sampling: other fields of `SampleConfig`.
+            sampling: other fields of `SampleConfig`; `resampling` takes a plan.
         Returns:
             Images with their labels and tokens.
         Raises:
@@ -226,7 +227,7 @@ class Pipeline:
         seeds = seeds_of(generator, count)
         hook = self.step_hook(callback_on_step_end, callback_on_step_end_tensor_inputs)
         parts = [
-            sample(
+            resample(
                 self.transformer,
                 self.tokenizer,
                 None if ids is None else ids[at : at + batch_size],

@@ -422,7 +422,7 @@ def sample(
     config: SampleConfig | None = None,
     seeds: Tensor | Sequence[int],
     callback: Callable[[Step], None] | None = None,
-    sampler: type[ScaleSampler] = ScaleSampler,
+    sampler: Callable[..., ScaleSampler] = ScaleSampler,
 ) -> Sampled:
     """Images of the given classes, scale by scale.
 
@@ -434,7 +434,7 @@ def sample(
         seeds: one integer per image: the same seed gives the same image in
             any batch.
         callback: called after each scale with its `Step`.
-        sampler: who chooses the tokens of a scale.
+        sampler: makes the one who chooses the tokens of a scale.
     Returns:
         Images, tokens and a trace.
     Raises:
@@ -448,13 +448,13 @@ def sample(
     seeds = torch.as_tensor(seeds, dtype=torch.int64, device=device)
     ids = sample_labels(model, labels, len(seeds)).to(device)
     check_pair(model, tokenizer, config)
-    if config.resampling is not None and not sampler.makes_passes:
-        raise ValueError("config.resampling needs srdd.resampling.resample")
     was_training = model.training
     model.eval()
     try:
         quantize, tokens = tokenizer.quantize, []
         chooser = sampler(model, quantize, ids, seeds, config, callback)
+        if config.resampling is not None and not chooser.makes_passes:
+            raise ValueError("config.resampling needs srdd.resampling.resample")
         for step in quantize.steps(chooser.choose, len(ids)):
             tokens.append(step.tokens)
             if callback is not None:

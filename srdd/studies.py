@@ -31,7 +31,8 @@ from .files import (
 )
 from .metrics import Judge, Reference, evaluate
 from .records import single, spread
-from .sampling import SampleConfig, image_seeds, sample
+from .resampling import resample
+from .sampling import SampleConfig, image_seeds
 from .scales import ScaleSchedule
 from .tokenizer import Tokenizer
 from .training import (
@@ -210,7 +211,8 @@ class Study:
             model = ScaleTransformer(variant.config(self.tokenizer, classes))
         if variant.init is not None:
             start = ScaleTransformer.from_pretrained(variant.init)
-            model.load_state_dict(start.state_dict())
+            fresh = model.state_dict() if variant.network.get("mask_blocks") else {}
+            model.load_state_dict(fresh | start.state_dict())  # or a fresh mask head
         return model
 
     def step_seconds(self, variants: dict[str, Variant]) -> dict[str, float]:
@@ -256,7 +258,7 @@ class Study:
         labels = torch.arange(count) % model.config.classes
         seeds = image_seeds(seed, count)
         parts: list[Tensor] = [
-            sample(
+            resample(
                 model,
                 self.tokenizer,
                 labels[at : at + BATCH],

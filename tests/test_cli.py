@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from srdd.cli import build_parser, main, names, schedule_for
 from srdd.features import NETS
+from srdd.transformer import ScaleTransformer
 
 VERBS = (
     "sample reconstruct train-tokenizer tokenize train info convert eval bench "
@@ -316,9 +317,44 @@ def test_evaluation_refuses_other_classes_and_few_images(trained, photos, many, 
     assert "unknown: cow" in said and "folder without classes" in said
 
 
+def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
+    """A head on a frozen network, then passes with it; and passes without one."""
+    common = ("train", photos, "--tokenizer", trained / "tok", "--steps", 2)
+    common += ("--batch", 4, "--mask-blocks", 1)
+    head = tmp_path / "head"
+    run(*common, "--init", trained / "model", "--frozen", "--out", head)
+    before, after = (
+        ScaleTransformer.from_pretrained(m).state_dict()
+        for m in (trained / "model", head)
+    )
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+    run(*common, "--depth", 1, "--width", 16, "--heads", 2, "--out", tmp_path / "both")
+    passes = ("--count", 1, "--passes", 2, "--out", tmp_path / "x.png")
+    for model, law in ((head, "head"), (tmp_path / "both", "head"), (head, "map")):
+        made = run("sample", model, *passes, "--law", law, "--rule", "halton")
+        assert made["sampling"]["resampling"]["law"] == law
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("sample", "{model}", "--passes", "2"), "law 'head' needs a mask head"),
+        (
+            ("train", "{photos}", "--tokenizer", "{tok}", "--frozen"),
+            "--frozen keeps a trained network: say --init",
+        ),
+        (
+            (
+                "train",
+                "{photos}",
+                "--tokenizer",
+                "{tok}",
+                "--frozen",
+                "--init",
+                "{model}",
+            ),
+            "--frozen trains a mask head alone: say --mask-blocks",
+        ),
         (("sample", "no-such-model"), "no-such-model"),
         (("sample", "{model}", "--classes", "9"), "class_labels has 9"),
         (("sample", "{model}", "--classes", "cow"), "cow"),

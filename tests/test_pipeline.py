@@ -158,6 +158,26 @@ def test_a_saved_folder_is_the_same_pipeline(pipe, tmp_path):
     pipe.sampling = SampleConfig()
 
 
+def test_a_plan_is_carried_out_for_each_image_by_its_seed(pipe):
+    plan = ResamplingPlan(passes=2, law="map")
+    steps = []
+    runs = [
+        pipe(
+            [0, 1, 2],
+            generator=seed(3),
+            output_type="pt",
+            batch_size=size,
+            resampling=plan,
+            callback_on_step_end=lambda _, k, left, tensors: steps.append(k),
+        )
+        for size in (3, 1)
+    ]
+    assert all(map(torch.equal, runs[0].tokens, runs[1].tokens))
+    assert steps[:9] == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # a draw and two passes each
+    plain = pipe([0, 1, 2], generator=seed(3), output_type="pt")
+    assert not all(map(torch.equal, plain.tokens, runs[0].tokens))
+
+
 def test_saving_again_replaces_the_whole_folder(pipe, tmp_path):
     folder = pipe.save_pretrained(tmp_path / "model")
     (folder / "stray.txt").write_text("old")
