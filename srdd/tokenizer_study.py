@@ -21,17 +21,17 @@ from .metrics import Judge, Reference, evaluate, in_batches, ssim
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTask, psnr
 from .training import TrainConfig, fit
 
-VOCABS = (16, 128, 1024)
+VOCABS = (16, 1024)
 SMALL = {"base": 8, "norm_groups": 4}
 TRAINING = TrainConfig(
-    steps=400,
+    steps=300,
     batch=48,
     lr=3e-3,
     weight_decay=0.01,
     betas=(0.9, 0.99),
     clip=1.0,
     ema=0.99,
-    save_every=400,
+    save_every=300,
 )
 
 

@@ -1,9 +1,11 @@
 """Experiments: a row each, kept in parts, with their operations counted."""
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from srdd import experiments
-from srdd.experiments import EXPERIMENTS, Experiment, Setting, run
+from srdd.experiments import EXPERIMENTS, Experiment, Operations, Setting, run
 from srdd.records import read_record, single
 
 
@@ -42,3 +44,18 @@ def test_operations_are_counted_unless_time_is_measured(tmp_path, monkeypatch):
         monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("c", measure, timed))
         assert run("toy") == {"x": 1.0}
         assert read_record("toy", tmp_path).flops == flops
+
+
+def test_operations_are_those_of_the_counter_of_pytorch():
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 5)
+    )
+
+    def step():
+        net(torch.randn(3, 1, 8, 8)).square().sum().backward()
+
+    with Operations() as mine:
+        step()
+    with FlopCounterMode(display=False) as theirs:
+        step()
+    assert mine.total == theirs.get_total_flops() > 0
