@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Reverse', 'Chain', 'survival', 'absorbing_chain', 'uniform_chain', 'gaussian_chain', 'group_chain', 'rows_of', 'draw',
            'q_sample', 'posterior', 'kl', 'predict_clean', 'reveal', 'step_loss', 'Bound', 'estimate_bound', 'outcomes',
-           'joint_with', 'exact_bound', 'exact_law', 'rows_product', 'ancestral']
+           'joint_with', 'exact_bound', 'rows_product', 'exact_law', 'ancestral']
 
 # %% ../nbs/01_diffusion.ipynb #exported-imports
 from collections.abc import Callable, Iterator
@@ -107,7 +107,7 @@ def gaussian_chain(vocab: int, betas: Tensor) -> Chain:
     Args:
         vocab: codes v >= 2, which are the states, in a meaningful order.
         betas: width of each step, ``(T,)``, positive.
-    Source: Austin et al. 2021, appendix A.2.3. Chapter 1.
+    Source: Austin et al. 2021, appendix A.2.3. Chapter 1, (eq-gaussian).
     """
     place = torch.arange(vocab).to(betas)
     far = (place[:, None] - place).square() / (vocab - 1) ** 2  # (v, v)
@@ -193,7 +193,9 @@ def posterior(chain: Chain, z: Tensor, t: int | Tensor, clean: Tensor) -> Tensor
         clean: laws of z_0, ``(b, n, v)``; one-hot rows if it is known.
     Returns:
         ``(b, n, s)``. Impossible clean codes are left out.
-    Source: Austin et al. 2021, Eqs. 3 and 4. Chapter 1, (eq-mixture).
+    Source: after Austin et al. 2021, Eqs. 3 and 4; their Eq. 4 weighs the
+        terms by ``q(z_t | z_0)``, which is the same for masks only. Chapter 1,
+        (eq-mixture).
     """
     seen = rows_of(chain.steps[t - 1].transpose(-1, -2), z)  # q(z_t | z_{t-1})
     before = chain.products[t - 1][..., : chain.vocab, :]  # q(z_{t-1} | z_0)
@@ -375,6 +377,13 @@ def exact_bound(chain: Chain, reverse: Reverse, law: Tensor) -> Bound:
         terms.append(total)
     return Bound(last, torch.stack(terms))
 
+# %% ../nbs/01_diffusion.ipynb #rows-product
+def rows_product(laws: Tensor) -> Tensor:
+    """Joint law of independent places: ``(m, n, s)`` to ``(m, s ** n)``."""
+    joint = laws[:, 0]
+    for i in range(1, laws.shape[1]):
+        joint = (joint[:, :, None] * laws[:, i, None, :]).flatten(1)
+    return joint
 
 # %% ../nbs/01_diffusion.ipynb #exact-law
 def exact_law(chain: Chain, reverse: Reverse, places: int) -> Tensor:
@@ -401,14 +410,6 @@ def exact_law(chain: Chain, reverse: Reverse, places: int) -> Tensor:
         now = after
     grid = now.view((states,) * places)
     return grid[(slice(chain.vocab),) * places]
-
-# %% ../nbs/01_diffusion.ipynb #rows-product
-def rows_product(laws: Tensor) -> Tensor:
-    """Joint law of independent places: ``(m, n, s)`` to ``(m, s ** n)``."""
-    joint = laws[:, 0]
-    for i in range(1, laws.shape[1]):
-        joint = (joint[:, :, None] * laws[:, i, None, :]).flatten(1)
-    return joint
 
 # %% ../nbs/01_diffusion.ipynb #ancestral
 def ancestral(

@@ -111,7 +111,9 @@ def state_loss(law: Tensor, before: int, count: int, labels: Tensor) -> Tensor:
         labels: ``(v ** before,)`` state of each prefix, any whole numbers, in
             the order of `outcomes`.
     Returns:
-        Nats; what a model that sees the state must lose on this scale.
+        Nats; what a model of the whole scale that sees the state must lose. A
+        model that writes tokens independently loses the sum over its tokens,
+        each as a scale of one token.
     Source: chapter 7, proposition "What a state loses".
     """
     table = margin(law, range(before + count)).reshape(len(labels), -1)

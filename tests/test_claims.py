@@ -20,6 +20,7 @@ from srdd.claims import (
     none_worse,
     numbers,
     on_front,
+    propositions_hold,
     reach,
     verdict,
     write_claims,
@@ -84,6 +85,27 @@ def test_cheaper_at_equal_quality_needs_both(tmp_path, cost, quality, holds):
         "short/flops": spread([cost, cost, cost]),
     }
     assert cheap_and_equal(0.2)(record(tmp_path, values)) is holds
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "holds"),
+    [
+        ("P1/difference of a and b", 1e-15, True),
+        ("P1/difference of a and b", 1e-9, False),
+        ("P1/largest difference", 1e-9, False),
+        ("P2/slope of the gap", 1.02, False),
+        ("P6/total correlation", 0.0, False),
+    ],
+)
+def test_the_theorem_needs_what_is_equal_and_what_is_not(tmp_path, key, value, holds):
+    values = {
+        "P1/difference of a and b": single(1e-15),
+        "P1/largest difference": single(1e-15),
+        "P2/slope of the gap": single(1.0),
+        "P6/total correlation": single(0.3),
+    }
+    made = record(tmp_path, values | {key: single(value)})
+    assert propositions_hold(made) is holds
 
 
 def test_three_runs_need_more_than_two_errors():
