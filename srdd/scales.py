@@ -18,9 +18,9 @@ from torch import Tensor
 def phi_index(scales: int, convs: int) -> tuple[int, ...]:
     """Which of `convs` shared convolutions each of `scales` scales uses.
 
-    The convolutions sit at evenly spaced ticks of [0, 1] and scale k at
-    ``k / (scales - 1)``; the nearest tick wins, the first one on a tie. Ties
-    are decided by float64 rounding, exactly as in the published tokenizers.
+    The convolutions sit at evenly spaced ticks inside [0, 1] and scale k at
+    ``k / (scales - 1)``; the nearest tick wins. What is a tie on paper is
+    decided by float64 rounding, exactly as in the published tokenizers.
 
     Args:
         scales: number of scales, at least 1.
