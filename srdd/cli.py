@@ -21,7 +21,7 @@ EXAMPLES = """examples:
   srdd train-tokenizer photos/ --out tok --size 32 --steps 2000
   srdd train photos/ --tokenizer tok --out model --steps 5000
   srdd train photos/ --tokenizer tok --schedule 1,3,8 --out short
-  srdd slim-decoder model photos/ --base 8 --out slim
+  srdd slim-decoder model photos/ --out slim
   srdd sample model --classes cat,dog --count 4 --out cats.png
 """
 
@@ -185,11 +185,15 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
     return {"out": str(out), **counted(images), "steps": config.steps}
 
 
+PAIRS_BYTES = 2**30
+"""Maps and pictures of a set are kept while a decoder is trained, up to so much."""
+
+
 def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     """Train a slimmer decoder for a tokenizer or a whole model."""
     from .costs import decoder_flops
     from .data import loader, open_images
-    from .distillation import DecoderTask, slimmed
+    from .distillation import DecoderTask, PaintedImages, paint, slimmed
     from .files import resolve_model
     from .pipeline import Pipeline
     from .tokenizer import Tokenizer
@@ -197,27 +201,30 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
 
     given = read_config(args.config)
     usual = {"weight_decay": 0.01, "betas": (0.9, 0.99), "clip": 1.0, "ema": 0.99}
-    config = train_config(args, given, steps=2000, batch=64, lr=3e-3, **usual)
+    config = train_config(args, given, steps=3000, batch=32, lr=4e-3, **usual)
     teacher = Tokenizer.from_pretrained(args.model, device=args.device)
     channels, side, _ = teacher.image_shape
     images = open_images(
         args.data, side=side, channels=channels, root=args.root, on_error=args.on_error
     )
-    student = channels_last(slimmed(teacher, args.base, args.seed))
+    base = args.base or max(1, teacher.config.base * 5 // 8)
+    student = channels_last(slimmed(teacher, base, args.seed))
+    channels_last(teacher)
 
-    def stream(at: int) -> Any:
-        return loader(
-            images,
-            config.batch,
-            config.seed,
-            start_step=at,
-            workers=config.workers,
-            augment=config.augment,
-        )
+    def on_the_way(at: int) -> Any:
+        options = {"workers": config.workers, "augment": config.augment}
+        batches = loader(images, config.batch, config.seed, start_step=at, **options)
+        return (paint(teacher, batch[0].to(args.device)) for batch in batches)
 
+    stream: Any = on_the_way
+    pair = 4 * (
+        channels * side**2 + teacher.config.code_width * teacher.schedule.sides[-1] ** 2
+    )
+    if len(images) * pair <= PAIRS_BYTES and not config.augment:
+        stream = PaintedImages(teacher, images, config.batch, config.seed)
     out = Path(args.out or "slim")
     work = out.with_name(out.name + "-training")
-    task = DecoderTask(channels_last(teacher), student, stream)
+    task = DecoderTask(student, stream)
     trained = fit(task, config, work, resume=args.resume, progress=not quiet(args))
     facts = {
         "data": images.name,
@@ -966,7 +973,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("model", help="tokenizer or whole model, the teacher")
     training_options(p, init=False)
     p.add_argument(
-        "--base", type=int, default=8, help="decoder channels at full resolution (8)"
+        "--base",
+        type=int,
+        help="decoder channels at full resolution (5/8 of the teacher's)",
     )
     p = verb(verbs, shared, "tokenize", tokenize)
     p.add_argument("data")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MEANINGS', 'grouping_cost', 'merge_path', 'best_groups', 'GenerationFlops', 'generation_flops', 'shortened',
            'with_schedule', 'groups_of', 'student_steps', 'Distilled', 'distil', 'shortened_transformer', 'StateTask',
-           'state_table', 'slimmed', 'DecoderTask', 'candidates', 'screen', 'pareto_front']
+           'state_table', 'slimmed', 'paint', 'PaintedImages', 'DecoderTask', 'candidates', 'screen', 'pareto_front']
 
 # %% ../nbs/11_schedules.ipynb #exported-imports
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +22,7 @@ from srdd.costs import (
     quantizer_flops,
     transformer_flops,
 )
+from .data import CounterSampler, ImageSet
 from .files import TokenSet
 from .quantization import Step
 from .resampling import pass_flops
@@ -357,7 +358,7 @@ def slimmed(tokenizer: Tokenizer, base: int, seed: int = 0) -> Tokenizer:
         base: channels of the new decoder at full resolution.
         seed: of its starting weights.
     Raises:
-        ValueError: the norm groups do not divide its widths.
+        ValueError: base is below 1.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -367,33 +368,63 @@ def slimmed(tokenizer: Tokenizer, base: int, seed: int = 0) -> Tokenizer:
     other.load_state_dict(kept, strict=False)
     return other.to(next(tokenizer.parameters()).device)
 
+# %% ../nbs/11_schedules.ipynb #painted-images
+@torch.no_grad()
+def paint(teacher: Tokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps of images ``(b, c, H, W)``, and the pictures the decoder paints of them."""
+    f = teacher.features(images.to(memory_format=torch.channels_last))
+    *_, last = teacher.quantize.encode_steps(f)
+    return last.f_hat, teacher.decode_map(last.f_hat)
+
+
+class PaintedImages:
+    """A set of images as pairs of map and picture, painted once and kept.
+
+    Args:
+        teacher: a trained tokenizer; not changed.
+        images: the set; 8 kB are kept of a grey image of 32 pixels.
+        batch: pairs per step.
+        seed: of their order.
+    """
+
+    def __init__(
+        self, teacher: Tokenizer, images: ImageSet, batch: int, seed: int = 0
+    ) -> None:
+        parts = torch.arange(len(images)).split(250)
+        device = next(teacher.parameters()).device
+        pairs = [
+            paint(teacher, images.batch(p.tolist())[0].to(device)) for p in parts
+        ]
+        self.maps, self.pictures = map(torch.cat, zip(*pairs, strict=True))
+        self.batch, self.seed = batch, seed
+
+    def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs from step `start` on."""
+        order = CounterSampler(len(self.maps), self.batch, self.seed, start)
+        for places in order:
+            rows = torch.tensor([index for _, index in places])
+            yield self.maps[rows], self.pictures[rows]
+
 # %% ../nbs/11_schedules.ipynb #decodertask
 class DecoderTask:
-    """Train the decoder of `student` on what the decoder of `teacher` paints.
+    """Train the decoder of `student` to paint what its teacher paints.
 
     Encoder and quantizer are the teacher's and stay as they are, so every
     transformer that fits the teacher fits the student.
 
     Args:
-        teacher: a trained tokenizer; not changed.
         student: made by `slimmed`; changed in place.
-        stream: ``stream(start)`` gives batches ``(images, labels)`` from step
-            `start` on.
-        share: weight of the teacher's picture; the rest is for the image.
-    Source: chapter 11, section 6.
+        stream: ``stream(start)`` gives pairs (map, picture) from step `start`
+            on, as `PaintedImages` does.
+    Source: chapter 11, section 5.
     """
 
     def __init__(
         self,
-        teacher: Tokenizer,
         student: Tokenizer,
         stream: Callable[[int], Iterable[tuple[Tensor, Tensor]]],
-        share: float = 0.8,
     ) -> None:
-        if not 0 <= share <= 1:
-            raise ValueError(f"share must be in [0, 1], got {share}")
-        self.teacher, self.student = teacher.eval(), student
-        self.stream, self.share = stream, share
+        self.student, self.stream = student, stream
         student.requires_grad_(False)
         student.decoder.requires_grad_(True)
         student.post_quant_conv.requires_grad_(True)
@@ -401,22 +432,18 @@ class DecoderTask:
         self.device = next(student.parameters()).device
 
     def batches(self, start: int) -> Iterable[tuple[Tensor, Tensor]]:
-        """Images from step `start` on."""
+        """Pairs from step `start` on."""
         return self.stream(start)
 
     def losses(
         self, batch: tuple[Tensor, Tensor], step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Pixel losses against the teacher's picture and the image."""
-        real = batch[0].to(self.device, memory_format=torch.channels_last)
-        with torch.no_grad():
-            f = self.teacher.features(real)
-            *_, last = self.teacher.quantize.encode_steps(f)
-            wanted = self.teacher.decode_map(last.f_hat)
-        made = self.student.decoder(self.student.post_quant_conv(last.f_hat))
-        copy, image = pixel_loss(made, wanted), pixel_loss(made, real)
-        numbers = {"teacher": copy.detach(), "image": image.detach()}
-        return {"model": self.share * copy + (1 - self.share) * image}, numbers
+        """Pixel loss against the teacher's pictures."""
+        maps, wanted = (x.to(self.device) for x in batch)
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        made = self.student.decoder(self.student.post_quant_conv(maps))
+        loss = pixel_loss(made, wanted)
+        return {"model": loss}, {"teacher": loss.detach()}
 
     def after(self, step: int, optimizers: dict[str, torch.optim.Optimizer]) -> None:
         """Nothing to do."""

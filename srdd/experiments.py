@@ -35,7 +35,7 @@ from .metrics import (
 )
 from .pipeline import Pipeline
 from .presets import GRID, chosen
-from .records import commit_id, single, spread, write_record
+from .records import commit_id, read_record, single, spread, write_record
 from .resampling import resample
 from .sampling import SampleConfig, image_seeds, sample
 from .studies import SEEDS, Study, Variant, over_seeds, resolution, time_to_equal
@@ -587,19 +587,27 @@ def measure_schedule_seeds(setting: Setting) -> dict[str, Any]:
     """The best of the screen and all levers, over three training seeds."""
     from . import schedule_study as study
 
-    every, losses = study.Schedules(setting.work, setting.root), {}
-    for candidate in study.CANDIDATES:
-        own, saved = every.screened(candidate)
-        found = every.measured(own, saved, study.GUIDED, count=study.SCREEN)
-        losses[candidate] = found["rel_fd"]
+    every, screen = (
+        study.Schedules(setting.work, setting.root),
+        read_record("schedules"),
+    )
+
+    def screened(candidate: study.Candidate) -> float:
+        return screen.values[f"{candidate.name}, guided/rel_fd"]["mean"]
+
     whole, *shorter = study.CANDIDATES
     alone = every.reconstruction(whole, slim=True)
-    values = rows({"slim decoder, tokenizer alone": alone})
-    for candidate in (whole, *sorted(shorter, key=losses.__getitem__)[:2]):
+    values, timed = rows({"slim decoder, tokenizer alone": alone}), {}
+    for candidate in (whole, *sorted(shorter, key=screened)[:2]):
         runs = [every.trained(candidate, seed) for seed in SEEDS]
         for way, (sampling, slim) in study.ways(candidate).items():
             found = [every.measured(own, s, sampling, slim) for own, s in runs]
-            values |= over_seeds(f"{candidate.name}, {way}", found)
+            name = f"{candidate.name}, {way}"
+            values |= over_seeds(name, found)
+            timed[name] = every.sampler(*runs[0], sampling, slim)
+    with one_thread():
+        for name, timing in interleave(timed).items():
+            values[f"{name}/CPU seconds of 64 images"] = single(timing.median)
     curves = {"states": every.table(0).tril().flatten().tolist()}
     return {"values": values, "curves": curves, "seeds": list(SEEDS)}
 
@@ -652,6 +660,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "schedule-seeds": Experiment(
         "All levers save at least 20 % of the compute within the seed spread.",
         measure_schedule_seeds,
+        timed=True,
     ),
     "fashion-features": Experiment(
         "A network of photographs ranks the shipped models as the judge does.",

@@ -7,7 +7,7 @@ the fine scales.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from .data import ImageSet, loader, open_images, permutation
+from .data import ImageSet, open_images, permutation
 from .distillation import (
     DecoderTask,
+    PaintedImages,
     StateTask,
     distil,
     generation_flops,
@@ -55,10 +56,11 @@ LISTS = (
 MERGED = (*(sides for sides in LISTS[1:] if 5 not in sides), (1, 3, 4, 8), (8,))
 STUDENTS = ((1, 2, 4, 6, 8), (1, 3, 6, 8), (1, 2, 4, 8))
 TUNING = {"steps": 80, "batch": 32, "lr": 1e-3}
+SLIM_BASE, SLIM_IMAGES = 10, 8000
 SLIM = TrainConfig(
-    steps=320,
-    batch=48,
-    lr=3e-3,
+    steps=3000,
+    batch=32,
+    lr=4e-3,
     weight_decay=0.01,
     betas=(0.9, 0.99),
     clip=1.0,
@@ -245,20 +247,39 @@ class Schedules:
         return torch.tensor(found, dtype=torch.float64)
 
     @cached_property
+    def slim_images(self) -> ImageSet:
+        """The training images whose pictures the narrow decoder learns to paint."""
+        images = open_images("fashion", root=self.root)
+        return images.subset(permutation(len(images), 0, 0)[:SLIM_IMAGES].tolist())
+
+    @cached_property
     def slim(self) -> Tokenizer:
-        """The shipped tokenizer with a decoder of half the width."""
-        folder, teacher = Path(self.work) / "slim", self.parents.tokenizer
+        """The shipped tokenizer with a narrower decoder."""
+        folder, teacher = Path(self.work) / f"slim-{SLIM_BASE}", self.parents.tokenizer
         if not (folder / "manifest.json").is_file():
-            student = slimmed(teacher, 8).to(memory_format=torch.channels_last)
-
-            def stream(start: int) -> Any:
-                return loader(self.parents.train, SLIM.batch, SLIM.seed, start)
-
-            task = DecoderTask(teacher, student, stream)
-            work = folder.with_name("slim-training")
+            student = slimmed(teacher, SLIM_BASE).to(memory_format=torch.channels_last)
+            pairs = PaintedImages(teacher, self.slim_images, SLIM.batch, SLIM.seed)
+            task = DecoderTask(student, pairs)
+            work = folder.with_name(folder.name + "-training")
             trained = fit(task, SLIM, work, progress=False)
             trained.save_pretrained(folder)
         return Tokenizer.from_pretrained(folder)
+
+    def decoding(self, study: ScheduleStudy, slim: bool) -> Tokenizer:
+        """The tokenizer that paints the samples of a study."""
+        tokenizer = study.tokenizer
+        if slim:
+            tokenizer = with_schedule(self.slim, tokenizer.schedule)
+        return tokenizer.to(memory_format=torch.channels_last)
+
+    def sampler(
+        self, study: ScheduleStudy, saved: Path, sampling: SampleConfig, slim: bool
+    ) -> Callable[[], object]:
+        """What makes 64 images, to be timed."""
+        model = ScaleTransformer.from_pretrained(saved)
+        tokenizer, seeds = self.decoding(study, slim), image_seeds(0, 64)
+        labels = torch.arange(64) % model.config.classes
+        return lambda: sample(model, tokenizer, labels, config=sampling, seeds=seeds)
 
     def measured(
         self,
@@ -270,12 +291,9 @@ class Schedules:
     ) -> dict[str, float]:
         """Quality of samples, and the operations of one image."""
         config = ScaleTransformer.from_pretrained(saved).config
-        tokenizer = study.tokenizer
-        if slim:
-            tokenizer = with_schedule(self.slim, tokenizer.schedule)
         study = copy(study)
-        study.tokenizer = tokenizer.to(memory_format=torch.channels_last)
-        target = saved.with_name(f"{saved.name}-slim") if slim else saved
+        study.tokenizer = tokenizer = self.decoding(study, slim)
+        target = saved.with_name(f"{saved.name}-slim-{SLIM_BASE}") if slim else saved
         if slim and not target.is_dir():
             ScaleTransformer.from_pretrained(saved).save_pretrained(target)
         quality = study.measure(target, sampling=sampling, count=count)
@@ -288,7 +306,7 @@ class Schedules:
     def reconstruction(self, candidate: Candidate, slim: bool = False) -> dict:
         """Tokenizer alone on test images: rel-FD and PSNR, no transformer."""
         study = self.study(candidate)
-        tail = "-slim" if slim else ""
+        tail = f"-slim-{SLIM_BASE}" if slim else ""
         path = Path(self.work) / f"reconstruction {candidate.name}{tail}.json"
 
         tokenizer = study.tokenizer

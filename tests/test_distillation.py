@@ -1,15 +1,17 @@
 """Chapter 11: prices of grouping, three meanings of a list, counts, a slim decoder."""
 
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from srdd.data import fashion_slice, loader
+from srdd.data import CounterSampler, fashion_slice
 from srdd.distillation import (
     MEANINGS,
     DecoderTask,
+    PaintedImages,
     StateTask,
     best_groups,
     candidates,
@@ -18,6 +20,7 @@ from srdd.distillation import (
     grouping_cost,
     groups_of,
     merge_path,
+    paint,
     pareto_front,
     screen,
     shortened,
@@ -354,7 +357,7 @@ def test_a_slim_decoder_leaves_tokens_and_maps_alone(tokenizer, pixels):
 def test_the_decoder_learns_and_nothing_else_moves(tokenizer, images, tmp_path):
     slim = slimmed(tokenizer, 4)
     before = {k: v.clone() for k, v in slim.state_dict().items()}
-    task = DecoderTask(tokenizer, slim, lambda at: loader(images, 8, 0, at))
+    task = DecoderTask(slim, PaintedImages(tokenizer, images, 8))
     plan = TrainConfig(12, batch=8, lr=3e-3, warmup=2, ema=0.5, log_every=1)
     losses = []
     trained = fit(
@@ -368,5 +371,14 @@ def test_the_decoder_learns_and_nothing_else_moves(tokenizer, images, tmp_path):
     for key, value in trained.state_dict().items():
         moves = key.startswith(("decoder.", "post_quant_conv."))
         assert moves or torch.equal(value, before[key]), key
-    with pytest.raises(ValueError, match="share must be in"):
-        DecoderTask(tokenizer, slim, lambda at: [], share=2.0)
+
+
+def test_kept_pairs_are_what_the_teacher_paints_in_the_order_of_the_sampler(
+    tokenizer, images
+):
+    kept = PaintedImages(tokenizer, images, batch=8, seed=1)
+    order = iter(CounterSampler(len(images), 8, 1, 2))
+    for maps, pictures in islice(kept(2), 3):
+        rows = [index for _, index in next(order)]
+        wanted = paint(tokenizer, images.batch(rows)[0])
+        torch.testing.assert_close((maps, pictures), wanted, rtol=0, atol=1e-5)
