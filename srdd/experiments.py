@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -612,6 +612,43 @@ def measure_schedule_seeds(setting: Setting) -> dict[str, Any]:
     return {"values": values, "curves": curves, "seeds": list(SEEDS)}
 
 
+def measure_resampling(setting: Setting) -> dict[str, Any]:
+    """Passes over the scales against tuned settings and a wider network."""
+    from . import resampling_study as study
+
+    every = study.Passes(setting.work, setting.root)
+    tuned, how = every.tuned, {"seed": study.SEED}
+
+    runs: dict[str, list[dict[str, float]]] = {}
+
+    def over(name: str, saved: Sequence[Path], sampling: Any) -> dict[str, Any]:
+        found = [every.measured(s, sampling, **how) for s in saved]
+        base = runs.setdefault("base", found)
+        pairs = zip(found, base, strict=True)
+        gaps = [
+            {"rel-FD against no passes": a["rel_fd"] - b["rel_fd"]} for a, b in pairs
+        ]
+        return over_seeds(name, found) | over_seeds(name, gaps)
+
+    trunks = [every.trunk(seed) for seed in SEEDS]
+    values = over("no passes, tuned", trunks, tuned)
+    heads, few = [every.headed(seed) for seed in SEEDS], every.finalists[0]
+    for name in every.finalists:
+        values |= over(name, heads, every.planned(name))
+    width = every.equal_width(values[f"{few}/transformer_flops"]["mean"])
+    wide = [every.trunk(seed, width=width) for seed in SEEDS]
+    values |= over(f"width {width}, no passes", wide, tuned)
+    afford = every.most_passes(values["no passes, tuned/transformer_flops"]["mean"], 32)
+    plan = study.ResamplingPlan(study.ALL, afford, "sequence")
+    narrow, less = every.headed(0, width=32, heads=1), replace(tuned, resampling=plan)
+    name = f"width 32, sequence, {afford} passes"
+    values |= rows({name: every.measured(narrow, less, **how)})
+    values |= over_seeds("mask head", [every.knowledge(seed) for seed in SEEDS])
+    values |= rows({f"screen, {n}": v for n, v in every.settings.items()})
+    values |= rows({f"screen, {n}": v for n, v in every.plans.items()})
+    return {"values": values, "seeds": list(SEEDS)}
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "judge": Experiment(
         "The judge names at least 92 % of the test images.", measure_judge
@@ -674,6 +711,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "tokenizer-gap": Experiment(
         "One codebook costs fine detail, and more codes cost less.",
         measure_tokenizer_gap,
+    ),
+    "resampling": Experiment(
+        "Passes over a scale are better than tuned settings, and than a wider model.",
+        measure_resampling,
     ),
     "fashion-speed": Experiment(
         "Markovian sampling and packed training steps against the alternatives.",

@@ -50,6 +50,7 @@ HAND_WRITTEN = {
     "evaluation",
     "experiments",
     "features",
+    "resampling_study",
     "schedule_study",
     "pipeline",
     "presets",
