@@ -12,6 +12,7 @@ from PIL import Image
 from srdd.figures import (
     band,
     bars,
+    choices_player,
     frames_player,
     image_grid,
     png_text,
@@ -87,6 +88,24 @@ def test_the_player_holds_its_frames():
     assert "render" in str(player._esm)
     with pytest.raises(ValueError, match="as many"):
         frames_player(frames, ["a"])
+
+
+KNOBS = {"w": ["1", "2"], "passes": ["0", "1", "2"]}
+
+
+def test_choices_hold_a_picture_for_each_combination():
+    frames = [Image.new("L", (4, 4), 10 * v) for v in range(6)]
+    player = choices_player(frames, KNOBS, [str(i) for i in range(6)], title="t")
+    assert player.knobs == [["w", ["1", "2"]], ["passes", ["0", "1", "2"]]]
+    assert len(player.frames) == 6 and "render" in str(player._esm)
+    with pytest.raises(ValueError, match="6 combinations"):
+        choices_player(frames[:5], KNOBS, ["x"] * 5)
+
+
+def test_colab_gets_choices_as_one_slider(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    made = choices_player([Image.new("L", (4, 4))] * 6, KNOBS, ["x"] * 6)
+    assert made.children[1].options[1][0] == "1, 1"
 
 
 def test_colab_gets_core_widgets(monkeypatch):
