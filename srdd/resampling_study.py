@@ -31,6 +31,10 @@ SETTINGS = {
     "w 2, temperature 0.9": SampleConfig(2.0, temperature=0.9),
     "w 3, temperature 0.9": SampleConfig(3.0, temperature=0.9),
     "w 3, temperature 0.8": SampleConfig(3.0, temperature=0.8),
+    "w 3, temperature 0.7": SampleConfig(3.0, temperature=0.7),
+    "w 4, temperature 0.9": SampleConfig(4.0, temperature=0.9),
+    "w 4, temperature 0.8": SampleConfig(4.0, temperature=0.8),
+    "w 4, top p 0.9": SampleConfig(4.0, top_p=0.9),
     "w 3, top p 0.9": SampleConfig(3.0, top_p=0.9),
 }
 ALL = (1, 2, 3, 4, 5)  # the first scale has one token, which sees no other
@@ -46,6 +50,12 @@ PLANS = {
     "halton, 8 passes": ResamplingPlan(ALL, 8, "halton"),
     "random, 8 passes": ResamplingPlan(ALL, 8, "random"),
     "confidence, 8 passes": ResamplingPlan(ALL, 8, "confidence"),
+    "sequence at temperature 0.9, 2 passes": ResamplingPlan(
+        ALL, 2, "sequence", temperature=0.9
+    ),
+    "sequence at temperature 0.9, 8 passes": ResamplingPlan(
+        ALL, 8, "sequence", temperature=0.9
+    ),
     "map law, sequence, 2 passes": ResamplingPlan(ALL, 2, "sequence", law="map"),
     "same law, threshold, 8 passes": ResamplingPlan(
         ALL, 8, "threshold", 0.05, law="same"
