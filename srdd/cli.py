@@ -479,8 +479,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Time alternatives side by side in one run."""
-    from .fast import run_suite
     from .files import write_json
+    from .speed import run_suite
 
     result = run_suite(args.suite, args.repeats)
     if args.out:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from srdd.attention import (
     BACKENDS,
@@ -281,6 +282,14 @@ def test_products_without_onednn(monkeypatch):
     x, layer = torch.randn(3, 8), Linear(8, 4)
     with torch.no_grad():
         assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
+def test_products_are_counted():
+    x, layer = torch.randn(2, 3, 8), Linear(8, 4)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        layer(x)
+        layer(x, gelu=True)
+    assert counter.get_total_flops() == 2 * 2 * 6 * 8 * 4
 
 
 def test_a_linear_layer_keeps_the_names_of_its_weights():

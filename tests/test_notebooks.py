@@ -55,6 +55,7 @@ HAND_WRITTEN = {
     "pipeline",
     "presets",
     "records",
+    "speed",
     "studies",
     "theorem",
     "tokenizer_study",
