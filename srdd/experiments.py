@@ -681,6 +681,37 @@ def measure_resampling(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": list(SEEDS)}
 
 
+STRONG = 4.0  # the weight of the schedules that leave scales out
+GUIDANCE = {
+    **{f"constant, w {w:g}": SampleConfig(w, "constant") for w in (1, 1.5, 2, 3, 4)},
+    **{f"linear, w {w:g}": SampleConfig(w) for w in (2, 3, 4, 6)},
+    **{
+        f"interval {low:g} to {high:g}": SampleConfig(
+            STRONG, "interval", interval=(low, high)
+        )
+        for low, high in ((0, 0.5), (0.25, 0.75), (0.5, 1))
+    },
+    **{
+        f"linear, off at the last {m}": SampleConfig(STRONG, guidance_off=m)
+        for m in (1, 2, 3)
+    },
+}
+
+
+def measure_guidance_schedules(setting: Setting) -> dict[str, Any]:
+    """rel-FD by the rule of the guidance weight, three training seeds."""
+    study, values = study_of(setting), {}
+    saved = [study.run(Variant(), seed)[-1] for seed in SEEDS]
+    config = ScaleTransformer.from_pretrained(saved[0]).config
+    for name, sampling in GUIDANCE.items():
+        runs = [study.measure(s, sampling=sampling, count=1000, seed=1) for s in saved]
+        keys = ("rel_fd", "kid_1000", "accuracy", "recall")
+        values |= over_seeds(name, [{k: run[k] for k in keys} for run in runs])
+        made = generation_flops(config, study.tokenizer.config, sampling)
+        values |= rows({name: {"transformer_flops": made.transformer.total}})
+    return {"values": values, "seeds": list(SEEDS)}
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "judge": Experiment(
         "The judge names at least 92 % of the test images.", measure_judge
@@ -743,6 +774,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "tokenizer-gap": Experiment(
         "One codebook costs fine detail, and more codes cost less.",
         measure_tokenizer_gap,
+    ),
+    "guidance-schedules": Experiment(
+        "Where guidance acts matters as much as how strong it is.",
+        measure_guidance_schedules,
     ),
     "resampling": Experiment(
         "Passes over a scale are better than tuned settings, and than a wider model.",
