@@ -33,7 +33,12 @@ GRID: dict[str, SampleConfig] = {
     "linear 3, temperature 0.95": SampleConfig(3.0, temperature=0.95),
     "linear 3, temperature 0.9": SampleConfig(3.0, temperature=0.9),
     "linear 2, temperature 0.9": SampleConfig(2.0, temperature=0.9),
+    "linear 3, temperature 1 to 0.8": SampleConfig(
+        3.0, temperature=(1.0, 1.0, 1.0, 0.9, 0.9, 0.8)
+    ),
     "linear 3, top-p 0.95": SampleConfig(3.0, top_p=0.95),
+    "linear 3, top-k 64": SampleConfig(3.0, top_k=64),
+    "interval, 2 from side 2 on": SampleConfig(2.0, "interval", interval=(0.1, 1.0)),
     "linear 4, last scale not guided": ended(4.0, 1),
     "linear 3, last scale not guided": ended(3.0, 1),
     "constant 2, last scale not guided": ended(2.0, 1, "constant"),
