@@ -175,6 +175,11 @@ def test_records_are_complete():
         assert record["tier"].split()[0] in {"toy", "tiny", "full"}, path.name
 
 
+def test_tables_that_cells_make_are_read_as_tables():
+    config = yaml.safe_load(read(ROOT / "_config.yml"))["sphinx"]["config"]
+    assert config["nb_render_markdown_format"] == "gfm"  # the default reads none
+
+
 def test_readme_is_short_and_its_pictures_exist():
     text = read(ROOT / "README.md")
     assert len(text.splitlines()) < 120
