@@ -317,6 +317,33 @@ def test_evaluation_refuses_other_classes_and_few_images(trained, photos, many, 
     assert "unknown: cow" in said and "folder without classes" in said
 
 
+@pytest.mark.parametrize(
+    ("meaning", "sides", "groups"),
+    [
+        ("retokenise", (1, 3, 4), None),
+        ("merge", (1, 2, 3, 4), (1, 2, 1)),
+        ("student", (1, 3, 4), None),
+    ],
+)
+def test_a_short_schedule_is_trained_in_each_meaning(
+    trained, photos, tmp_path, meaning, sides, groups
+):
+    short = ("--tokenizer", trained / "tok", "--schedule", "1-3-4", "--distil", meaning)
+    out = tmp_path / "short"
+    size = ("--depth", 1, "--width", 16, "--heads", 2, "--steps", 2, "--batch", 4)
+    run("train", photos, *short, *size, "--out", out)
+    config = ScaleTransformer.from_pretrained(out).config
+    assert (config.schedule.sides, config.groups) == (sides, groups)
+    made = run("sample", out, "--count", 1, "--out", tmp_path / "x.png")
+    assert made["images"] == 3
+    kept = run("tokenize", photos, *short, "--out", tmp_path / "t.safetensors")
+    assert kept["tokens_per_image"] == sum(s * s for s in sides)
+    again = ("--init", trained / "model", "--tokens", tmp_path / "t.safetensors")
+    run("train", photos, *short, *again, "--steps", 1, "--out", tmp_path / "tuned")
+    tuned = ScaleTransformer.from_pretrained(tmp_path / "tuned").config
+    assert (tuned.schedule.sides, tuned.groups) == (sides, groups)
+
+
 def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
     """A head on a frozen network, then passes with it; and passes without one."""
     common = ("train", photos, "--tokenizer", trained / "tok", "--steps", 2)
@@ -355,6 +382,15 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
             ),
             "--frozen trains a mask head alone: say --mask-blocks",
         ),
+        (
+            ("train", "{photos}", "--tokenizer", "{tok}", "--schedule", "1,3"),
+            "sides must end with 4",
+        ),
+        (
+            ("train", "{photos}", "--tokenizer", "{tok}", "--schedule", "1,5,4")
+            + ("--distil", "merge"),
+            "passes must end at sides",
+        ),
         (("sample", "no-such-model"), "no-such-model"),
         (("sample", "{model}", "--classes", "9"), "class_labels has 9"),
         (("sample", "{model}", "--classes", "cow"), "cow"),
@@ -392,10 +428,18 @@ def test_mistakes_end_with_two_and_one_line(
         main([*argv, "--out", str(tmp_path / "out"), "--debug"])
 
 
-def test_usage_mistakes_end_with_two(capsys):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["paint"], "paint"),
+        (["tokenize", "x", "--tokenizer", "t", "--schedule", "1,x"], "--schedule"),
+        (["tokenize", "x", "--tokenizer", "t", "--distil", "cut"], "retokenise"),
+    ],
+)
+def test_usage_mistakes_end_with_two(words, said, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["paint"])
-    assert stop.value.code == 2 and "paint" in capsys.readouterr().err
+        main(words)
+    assert stop.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_lists_of_classes():
