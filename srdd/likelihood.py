@@ -208,7 +208,9 @@ def token_likelihood(
     model: ScaleTransformer, tokenizer: Tokenizer, tokens: Tensor, labels: Tensor,
     batch: int = 250,
 ) -> TokenLikelihood:
-    """Likelihood of tokens under a model, one pass per batch, any mask.
+    """Likelihood of tokens under a model, one pass per batch.
+
+    Any mask, and models that write several scales in one pass.
 
     Args:
         model, tokenizer: a pair that belongs together.
@@ -222,10 +224,11 @@ def token_likelihood(
     if len(tokens) != len(labels):
         raise ValueError(f"tokens has {len(tokens)} images, labels {len(labels)}")
     schedule, device = model.config.schedule, next(model.parameters()).device
+    seen = model.config.seen  # scales of one pass see one map
     found = []
     for ids, some in zip(tokens.split(batch), labels.split(batch), strict=True):
         ids = ids.long().to(device)
-        inputs = tokenizer.quantize.teacher_inputs(schedule.split(ids))
+        inputs = tokenizer.quantize.teacher_inputs(schedule.split(ids), seen=seen)
         logits = model(inputs, some.to(device)).log_softmax(-1)
         each = -logits.gather(-1, ids[..., None])[..., 0]  # (b, n)
         found.append(torch.stack([x.sum(1) for x in schedule.split(each)], 1).cpu())

@@ -24,6 +24,7 @@ from srdd.likelihood import (
     value_labels,
 )
 from srdd.quantization import ScaleCodes
+from srdd.sampling import sample
 from srdd.scales import ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import ScaleTransformer, TransformerConfig
@@ -107,12 +108,12 @@ def test_labels_tell_what_they_tell():
 
 
 # ----------------------------------------------------------- trained models
-def small_pair(mask):
+def small_pair(mask, groups=None):
     torch.manual_seed(0)
     schedule = ScaleSchedule((1, 2, 4))
     tokenizer = Tokenizer(TokenizerConfig(1, 4, (1,), 1, (), 2, 4, 16, 2, schedule))
     model = ScaleTransformer(
-        TransformerConfig(2, 16, 2, schedule, 16, 4, 3, mask=mask)
+        TransformerConfig(2, 16, 2, schedule, 16, 4, 3, mask=mask, groups=groups)
     ).eval()
     with torch.no_grad():
         for weight in model.parameters():
@@ -140,6 +141,17 @@ def test_token_likelihood_is_that_of_the_logits_for_any_batch(mask):
         torch.testing.assert_close(again.nats, whole.nats)
     with pytest.raises(ValueError, match="11 images, labels 10"):
         token_likelihood(model, tokenizer, tokens, labels[:10])
+
+
+@pytest.mark.parametrize("groups", [None, (1, 1, 1), (1, 2), (2, 1), (3,)])
+def test_token_likelihood_is_the_law_that_tokens_are_drawn_from(groups):
+    """Also of models that write several scales in one pass."""
+    model, tokenizer = small_pair("markov", groups=groups)
+    made = sample(model, tokenizer, [0, 1, 2, 1, 0], seeds=range(5))
+    drawn = torch.stack([entry.log_prob.sum(1) for entry in made.trace], 1)
+    tokens, labels = torch.cat(made.tokens, 1), torch.tensor([0, 1, 2, 1, 0])
+    found = token_likelihood(model, tokenizer, tokens, labels)
+    torch.testing.assert_close(found.nats, -drawn, rtol=0, atol=1e-4)
 
 
 def test_collisions_are_counted():
