@@ -153,12 +153,24 @@ def every_above(pattern: str, level: float) -> Rule:
     return rule
 
 
-def best_beats_first(measure: str) -> Rule:
-    """Rule: of the sets with a spread, one is lower than the first, the baseline."""
+def better_at_equal_cost(measure: str, cost: str) -> Rule:
+    """Rule: a set is lower than the first, and than the last, which costs as much.
+
+    Only sets with a spread count, and in between only those whose cost is that of
+    the last, or less (5 per cent are forgiven).
+    """
 
     def rule(record: Record) -> bool:
-        first, *others = [f"{name}/{measure}" for name in seeded(record, measure)]
-        return any(lower(key, first)(record) for key in others)
+        first, *others, rival = seeded(record, measure)
+        limit = 1.05 * record.values[f"{rival}/{cost}"]["mean"]
+        return any(
+            record.values[f"{name}/{cost}"]["mean"] <= limit
+            and all(
+                lower(f"{name}/{measure}", f"{other}/{measure}")(record)
+                for other in (first, rival)
+            )
+            for name in others
+        )
 
     return rule
 
@@ -311,7 +323,7 @@ CLAIMS = (
         "abstract, summaries",
         "resampling",
         (),
-        best_beats_first("rel_fd"),
+        better_at_equal_cost("rel_fd", "transformer_flops"),
     ),
     Claim(
         "S4",

@@ -9,7 +9,7 @@ from srdd.claims import (
     Claim,
     above,
     at_most,
-    best_beats_first,
+    better_at_equal_cost,
     cheap_and_equal,
     claims_markdown,
     equal_keys,
@@ -57,9 +57,6 @@ NEAR = spread([0.105, 0.115, 0.125])
         (every_below("p$", 1e-10), {"1/p": single(1e-12), "2/p": single(1e-9)}, False),
         (every_above("^r", 1.0), {"r1": single(2.0), "r2": single(1.5)}, True),
         (every_above("^r", 1.0), {"r1": single(2.0), "r2": single(0.5)}, False),
-        (best_beats_first("fd"), {"0/fd": BAD, "1/fd": BAD, "2/fd": GOOD}, True),
-        (best_beats_first("fd"), {"0/fd": BAD, "1/fd": single(0.0)}, False),  # 1 seed
-        (best_beats_first("fd"), {"0/fd": GOOD, "1/fd": BAD, "2/fd": NEAR}, False),
         (equal_keys("p", "v"), {"2/p": single(9.0), "2/v": single(9.0)}, True),
         (equal_keys("p", "v"), {"2/p": single(9.0), "2/v": single(8.0)}, False),
     ],
@@ -69,6 +66,27 @@ def test_a_rule_reads_its_verdict_from_the_values(tmp_path, rule, values, holds)
     assert rule(made) is holds
     claim = Claim("T", "t", "s", "x", rule=rule)
     assert verdict(claim, tmp_path) == ("reproduced" if holds else "not reproduced")
+
+
+@pytest.mark.parametrize(
+    ("base", "plan", "rival", "cost", "holds"),
+    [
+        (BAD, GOOD, BAD, 100, True),
+        (BAD, GOOD, BAD, 104, True),
+        (BAD, GOOD, BAD, 200, False),  # better, and twice as dear
+        (BAD, GOOD, NEAR, 100, False),  # a wider network is as good
+        (GOOD, NEAR, BAD, 100, False),  # no better than nothing
+        (BAD, single(0.0), BAD, 100, False),  # one seed
+    ],
+)
+def test_better_at_equal_cost_needs_both_rivals(
+    tmp_path, base, plan, rival, cost, holds
+):
+    values = {
+        "base/fd": base, "plan/fd": plan, "wide/fd": rival,
+        "base/cost": single(60), "plan/cost": single(cost), "wide/cost": single(100),
+    }  # fmt: skip
+    assert better_at_equal_cost("fd", "cost")(record(tmp_path, values)) is holds
 
 
 @pytest.mark.parametrize(
