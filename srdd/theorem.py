@@ -467,7 +467,11 @@ def loop_is_linear(seed: int) -> Numbers:
 
 
 def energy_and_information(seed: int) -> Numbers:
-    """P13: projections never lose energy, bicubic steps and codes may."""
+    """P13: orthogonal projections never add error, bicubic steps and codes may.
+
+    The codes are two numbers without a convolution: a toy that shows that it happens,
+    not how often it does for trained codes.
+    """
     f, law = random_maps(seed, 64, 8), random_law(seed, 5)
     known = [f.flatten(1) @ m.T for m in known_matrices((1, 2, 4, 8), 8, repeat=True)]
     missing = torch.stack([(f.flatten(1) - k).square().sum(1) for k in known])
