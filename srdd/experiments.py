@@ -670,11 +670,6 @@ def measure_resampling(setting: Setting) -> dict[str, Any]:
     width = every.equal_width(values[f"{few}/transformer_flops"]["mean"])
     wide = [every.trunk(seed, width=width) for seed in SEEDS]
     values |= over(f"width {width}, no passes", wide, tuned)
-    afford = every.most_passes(values["no passes, tuned/transformer_flops"]["mean"], 32)
-    plan = study.ResamplingPlan(study.ALL, afford, "sequence")
-    narrow, less = every.headed(0, width=32, heads=1), replace(tuned, resampling=plan)
-    name = f"width 32, sequence, {afford} passes"
-    values |= rows({name: every.measured(narrow, less, **how)})
     values |= over_seeds("mask head", [every.knowledge(seed) for seed in SEEDS])
     values |= rows({f"screen, {n}": v for n, v in every.settings.items()})
     values |= rows({f"screen, {n}": v for n, v in every.plans.items()})

@@ -50,17 +50,27 @@ PLANS = {
     "halton, 8 passes": ResamplingPlan(ALL, 8, "halton"),
     "random, 8 passes": ResamplingPlan(ALL, 8, "random"),
     "confidence, 8 passes": ResamplingPlan(ALL, 8, "confidence"),
-    "sequence at temperature 0.9, 2 passes": ResamplingPlan(
-        ALL, 2, "sequence", temperature=0.9
-    ),
-    "sequence at temperature 0.9, 8 passes": ResamplingPlan(
-        ALL, 8, "sequence", temperature=0.9
-    ),
     "map law, sequence, 2 passes": ResamplingPlan(ALL, 2, "sequence", law="map"),
     "same law, threshold, 8 passes": ResamplingPlan(
         ALL, 8, "threshold", 0.05, law="same"
     ),
 }
+WARM = {  # the same at another temperature of the passes; the draft keeps its own
+    f"{name} at temperature {heat:g}, {count}": replace(
+        PLANS[f"{name}, {count}"], temperature=heat
+    )
+    for name, count, heat in (
+        ("sequence", "1 pass", 0.9),
+        ("entropy", "1 pass", 0.9),
+        ("confidence", "1 pass", 0.9),
+        ("sequence", "2 passes", 0.9),
+        ("sequence", "2 passes", 1.0),
+        ("sequence", "8 passes", 0.9),
+        ("sequence", "8 passes", 1.0),
+        ("map law, sequence", "2 passes", 0.9),
+    )
+}
+PLANS |= WARM
 SHOWN = (0.0, 0.25, 0.5, 0.75, 0.9)
 
 
@@ -142,18 +152,6 @@ class Passes:
             if self.cost(wider, self.tuned)["transformer_flops"] > flops:
                 return width
             width += 2
-
-    def most_passes(self, flops: float, width: int) -> int:
-        """Passes by one order that a narrower network can afford, at least one."""
-        config = ScaleTransformer.from_pretrained(self.trunk(0)).config
-        narrow = replace(config, width=width, heads=1, mask_blocks=1)
-        passes = 1
-        while True:
-            plan = ResamplingPlan(ALL, passes + 1, "sequence")
-            sampling = replace(self.tuned, resampling=plan)
-            if self.cost(narrow, sampling)["transformer_flops"] > flops:
-                return passes
-            passes += 1
 
     def knowledge(self, seed: int, count: int = 1000) -> dict[str, float]:
         """Cross-entropy of hidden test tokens by the part of a scale in sight."""
