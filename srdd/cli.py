@@ -185,16 +185,15 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
     return {"out": str(out), **counted(images), "steps": config.steps}
 
 
-PAIRS_BYTES = 2**30
-"""Maps and pictures of a set are kept while a decoder is trained, up to so much."""
-
-
 def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     """Train a slimmer decoder for a tokenizer or a whole model."""
+    import torch
+
     from .costs import decoder_flops
-    from .data import loader, open_images
-    from .distillation import DecoderTask, PaintedImages, paint, slimmed
+    from .data import open_images, permutation
+    from .distillation import DecoderTask, PaintedMaps, image_maps, slimmed
     from .files import resolve_model
+    from .metrics import in_batches
     from .pipeline import Pipeline
     from .tokenizer import Tokenizer
     from .training import fit
@@ -209,22 +208,16 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     )
     base = args.base or max(1, teacher.config.base * 5 // 8)
     student = channels_last(slimmed(teacher, base, args.seed))
-    channels_last(teacher)
-
-    def on_the_way(at: int) -> Any:
-        options = {"workers": config.workers, "augment": config.augment}
-        batches = loader(images, config.batch, config.seed, start_step=at, **options)
-        return (paint(teacher, batch[0].to(args.device)) for batch in batches)
-
-    stream: Any = on_the_way
-    pair = 4 * (
-        channels * side**2 + teacher.config.code_width * teacher.schedule.sides[-1] ** 2
-    )
-    if len(images) * pair <= PAIRS_BYTES and not config.augment:
-        stream = PaintedImages(teacher, images, config.batch, config.seed)
+    rows = permutation(len(images), args.seed, 0)[: args.maps].tolist()
+    maps = [image_maps(channels_last(teacher), in_batches(images.subset(rows)))]
+    pipe = None
+    if (resolve_model(args.model) / "transformer").is_dir():
+        pipe = Pipeline.from_pretrained(args.model, device=args.device)
+        maps.append(drawn_maps(pipe, args.maps, args))
+    pairs = PaintedMaps(teacher, torch.cat(maps), config.batch, config.seed)
     out = Path(args.out or "slim")
     work = out.with_name(out.name + "-training")
-    task = DecoderTask(student, stream)
+    task = DecoderTask(student, pairs)
     trained = fit(task, config, work, resume=args.resume, progress=not quiet(args))
     facts = {
         "data": images.name,
@@ -232,8 +225,7 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
         "training": asdict(config),
         "teacher": args.model,
     }
-    if (resolve_model(args.model) / "transformer").is_dir():
-        pipe = Pipeline.from_pretrained(args.model)
+    if pipe is not None:
         pipe = Pipeline(
             trained, pipe.transformer, classes=pipe.classes, sampling=pipe.sampling
         )
@@ -247,6 +239,29 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
         "decoder_flops": after,
         "share_of_teacher": round(after / before, 3),
     }
+
+
+def drawn_maps(pipe: Any, count: int, args: argparse.Namespace) -> Any:
+    """Accumulated maps of samples of all classes, ``(count, z, h, h)``."""
+    import torch
+    from tqdm.auto import tqdm
+
+    from .sampling import image_seeds
+    from .resampling import resample
+
+    labels = torch.arange(count) % len(pipe.classes)
+    seeds, found = image_seeds(args.seed, count), []
+    for at in tqdm(range(0, count, 250), disable=quiet(args), leave=False):
+        own = slice(at, at + 250)
+        made = resample(
+            pipe.transformer,
+            pipe.tokenizer,
+            labels[own],
+            config=pipe.sampling,
+            seeds=seeds[own],
+        )
+        found.append(pipe.tokenizer.maps(made.tokens)[-1])
+    return torch.cat(found)
 
 
 def tokenize(args: argparse.Namespace) -> dict[str, Any]:
@@ -976,6 +991,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--base",
         type=int,
         help="decoder channels at full resolution (5/8 of the teacher's)",
+    )
+    p.add_argument(
+        "--maps",
+        type=int,
+        default=6000,
+        help="learn from so many photographs, and as many samples; kept in memory (6000)",
     )
     p = verb(verbs, shared, "tokenize", tokenize)
     p.add_argument("data")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MEANINGS', 'grouping_cost', 'merge_path', 'best_groups', 'GenerationFlops', 'generation_flops', 'shortened',
            'with_schedule', 'groups_of', 'student_steps', 'Distilled', 'distil', 'shortened_transformer', 'StateTask',
-           'state_table', 'slimmed', 'paint', 'PaintedImages', 'DecoderTask', 'candidates', 'screen', 'pareto_front']
+           'state_table', 'slimmed', 'image_maps', 'PaintedMaps', 'DecoderTask', 'candidates', 'screen', 'pareto_front']
 
 # %% ../nbs/11_schedules.ipynb #exported-imports
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ from srdd.costs import (
     quantizer_flops,
     transformer_flops,
 )
-from .data import CounterSampler, ImageSet
+from .data import CounterSampler
 from .files import TokenSet
 from .quantization import Step
 from .resampling import pass_flops
@@ -368,34 +368,35 @@ def slimmed(tokenizer: Tokenizer, base: int, seed: int = 0) -> Tokenizer:
     other.load_state_dict(kept, strict=False)
     return other.to(next(tokenizer.parameters()).device)
 
-# %% ../nbs/11_schedules.ipynb #painted-images
+# %% ../nbs/11_schedules.ipynb #painted-maps
 @torch.no_grad()
-def paint(teacher: Tokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps of images ``(b, c, H, W)``, and the pictures the decoder paints of them."""
-    f = teacher.features(images.to(memory_format=torch.channels_last))
-    *_, last = teacher.quantize.encode_steps(f)
-    return last.f_hat, teacher.decode_map(last.f_hat)
+def image_maps(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> Tensor:
+    """The accumulated maps of images, ``(n, z, h, h)``, from batches of them."""
+    found = []
+    for batch in batches:
+        real = batch.to(next(tokenizer.parameters()).device)
+        f = tokenizer.features(real.to(memory_format=torch.channels_last))
+        *_, last = tokenizer.quantize.encode_steps(f)
+        found.append(last.f_hat)
+    return torch.cat(found)
 
 
-class PaintedImages:
-    """A set of images as pairs of map and picture, painted once and kept.
+class PaintedMaps:
+    """Maps and the pictures that a decoder paints of them, painted once and kept.
 
     Args:
         teacher: a trained tokenizer; not changed.
-        images: the set; 8 kB are kept of a grey image of 32 pixels.
+        maps: ``(n, z, h, h)``, of images or of samples.
         batch: pairs per step.
         seed: of their order.
     """
 
     def __init__(
-        self, teacher: Tokenizer, images: ImageSet, batch: int, seed: int = 0
+        self, teacher: Tokenizer, maps: Tensor, batch: int, seed: int = 0
     ) -> None:
-        parts = torch.arange(len(images)).split(250)
-        device = next(teacher.parameters()).device
-        pairs = [
-            paint(teacher, images.batch(p.tolist())[0].to(device)) for p in parts
-        ]
-        self.maps, self.pictures = map(torch.cat, zip(*pairs, strict=True))
+        with torch.no_grad():
+            parts = [teacher.decode_map(part) for part in maps.split(250)]
+        self.maps, self.pictures = maps, torch.cat(parts)
         self.batch, self.seed = batch, seed
 
     def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -415,7 +416,7 @@ class DecoderTask:
     Args:
         student: made by `slimmed`; changed in place.
         stream: ``stream(start)`` gives pairs (map, picture) from step `start`
-            on, as `PaintedImages` does.
+            on, as `PaintedMaps` does.
     Source: chapter 11, section 5.
     """
 

@@ -19,11 +19,12 @@ import torch
 from .data import ImageSet, open_images, permutation
 from .distillation import (
     DecoderTask,
-    PaintedImages,
+    PaintedMaps,
     StateTask,
     distil,
     generation_flops,
     groups_of,
+    image_maps,
     shortened_transformer,
     slimmed,
     state_table,
@@ -34,6 +35,7 @@ from .metrics import (
     accuracy,
     features_of,
     frechet_distance,
+    in_batches,
     relative_fd,
 )
 from .sampling import SampleConfig, image_seeds, sample
@@ -56,7 +58,7 @@ LISTS = (
 MERGED = (*(sides for sides in LISTS[1:] if 5 not in sides), (1, 3, 4, 8), (8,))
 STUDENTS = ((1, 2, 4, 6, 8), (1, 3, 6, 8), (1, 2, 4, 8))
 TUNING = {"steps": 80, "batch": 32, "lr": 1e-3}
-SLIM_BASE, SLIM_IMAGES = 10, 8000
+SLIM_BASE, SLIM_MAPS, SLIM_SEED = 10, 6000, 1000
 SLIM = TrainConfig(
     steps=3000,
     batch=32,
@@ -246,19 +248,32 @@ class Schedules:
         found = study.kept(saved / f"states-{count}.json", measured)["table"]
         return torch.tensor(found, dtype=torch.float64)
 
-    @cached_property
-    def slim_images(self) -> ImageSet:
-        """The training images whose pictures the narrow decoder learns to paint."""
+    def slim_maps(self) -> torch.Tensor:
+        """Maps that the narrow decoder learns to paint: of photographs, of samples."""
+        teacher = self.parents.tokenizer
         images = open_images("fashion", root=self.root)
-        return images.subset(permutation(len(images), 0, 0)[:SLIM_IMAGES].tolist())
+        some = images.subset(permutation(len(images), 0, 0)[:SLIM_MAPS].tolist())
+        model = ScaleTransformer.from_pretrained(self.parents.run(Variant(), 0)[-1])
+        labels = torch.arange(SLIM_MAPS) % model.config.classes
+        seeds, drawn = image_seeds(SLIM_SEED, SLIM_MAPS), []
+        for at in range(0, SLIM_MAPS, 250):
+            own = slice(at, at + 250)
+            made = sample(
+                model, teacher, labels[own], config=unguided_end(FULL), seeds=seeds[own]
+            )
+            drawn.append(teacher.maps(made.tokens)[-1])
+        return torch.cat((image_maps(teacher, in_batches(some)), *drawn))
 
     @cached_property
     def slim(self) -> Tokenizer:
         """The shipped tokenizer with a narrower decoder."""
-        folder, teacher = Path(self.work) / f"slim-{SLIM_BASE}", self.parents.tokenizer
+        folder, teacher = (
+            Path(self.work) / f"slim-{SLIM_BASE}-drawn",
+            self.parents.tokenizer,
+        )
         if not (folder / "manifest.json").is_file():
             student = slimmed(teacher, SLIM_BASE).to(memory_format=torch.channels_last)
-            pairs = PaintedImages(teacher, self.slim_images, SLIM.batch, SLIM.seed)
+            pairs = PaintedMaps(teacher, self.slim_maps(), SLIM.batch, SLIM.seed)
             task = DecoderTask(student, pairs)
             work = folder.with_name(folder.name + "-training")
             trained = fit(task, SLIM, work, progress=False)
@@ -293,7 +308,9 @@ class Schedules:
         config = ScaleTransformer.from_pretrained(saved).config
         study = copy(study)
         study.tokenizer = tokenizer = self.decoding(study, slim)
-        target = saved.with_name(f"{saved.name}-slim-{SLIM_BASE}") if slim else saved
+        target = (
+            saved.with_name(f"{saved.name}-slim-{SLIM_BASE}-drawn") if slim else saved
+        )
         if slim and not target.is_dir():
             ScaleTransformer.from_pretrained(saved).save_pretrained(target)
         quality = study.measure(target, sampling=sampling, count=count)
@@ -306,7 +323,7 @@ class Schedules:
     def reconstruction(self, candidate: Candidate, slim: bool = False) -> dict:
         """Tokenizer alone on test images: rel-FD and PSNR, no transformer."""
         study = self.study(candidate)
-        tail = f"-slim-{SLIM_BASE}" if slim else ""
+        tail = f"-slim-{SLIM_BASE}-drawn" if slim else ""
         path = Path(self.work) / f"reconstruction {candidate.name}{tail}.json"
 
         tokenizer = study.tokenizer

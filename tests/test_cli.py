@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw
 
 from srdd.cli import build_parser, main, names, schedule_for
 from srdd.features import NETS
+from srdd.pipeline import Pipeline
 from srdd.transformer import ScaleTransformer
 
 VERBS = (
-    "sample reconstruct train-tokenizer tokenize train info convert eval bench "
+    "sample reconstruct train-tokenizer slim-decoder tokenize train info convert eval bench "
     "experiment report"
 ).split()
 
@@ -104,6 +105,31 @@ def test_every_verb_has_help(capsys):
         text = capsys.readouterr().out
         for option in ("--seed", "--device", "--dtype", "--out", "--json", "--debug"):
             assert option in text, (verb, option)
+
+
+def test_a_slim_decoder_comes_as_a_whole_model_with_the_same_tokens(trained, photos):
+    out = trained / "slim"
+    found = run(
+        "slim-decoder",
+        trained / "model",
+        photos,
+        "--base",
+        4,
+        "--maps",
+        8,
+        "--steps",
+        2,
+        "--batch",
+        4,
+        "--out",
+        out,
+    )
+    assert found["share_of_teacher"] < 0.5
+    both = [Pipeline.from_pretrained(x) for x in (trained / "model", out)]
+    noise = torch.Generator().manual_seed(0)
+    wide, slim = (p("disc", generator=noise, output_type="pt") for p in both)
+    assert all(map(torch.equal, wide.tokens, slim.tokens))
+    assert not torch.equal(wide.images, slim.images)
 
 
 def test_training_and_sampling_on_my_own_photos(trained, tmp_path):

@@ -11,7 +11,7 @@ from srdd.data import CounterSampler, fashion_slice
 from srdd.distillation import (
     MEANINGS,
     DecoderTask,
-    PaintedImages,
+    PaintedMaps,
     StateTask,
     best_groups,
     candidates,
@@ -19,8 +19,8 @@ from srdd.distillation import (
     generation_flops,
     grouping_cost,
     groups_of,
+    image_maps,
     merge_path,
-    paint,
     pareto_front,
     screen,
     shortened,
@@ -357,7 +357,8 @@ def test_a_slim_decoder_leaves_tokens_and_maps_alone(tokenizer, pixels):
 def test_the_decoder_learns_and_nothing_else_moves(tokenizer, images, tmp_path):
     slim = slimmed(tokenizer, 4)
     before = {k: v.clone() for k, v in slim.state_dict().items()}
-    task = DecoderTask(slim, PaintedImages(tokenizer, images, 8))
+    maps = image_maps(tokenizer, [images.batch(range(len(images)))[0]])
+    task = DecoderTask(slim, PaintedMaps(tokenizer, maps, 8))
     plan = TrainConfig(12, batch=8, lr=3e-3, warmup=2, ema=0.5, log_every=1)
     losses = []
     trained = fit(
@@ -373,12 +374,17 @@ def test_the_decoder_learns_and_nothing_else_moves(tokenizer, images, tmp_path):
         assert moves or torch.equal(value, before[key]), key
 
 
-def test_kept_pairs_are_what_the_teacher_paints_in_the_order_of_the_sampler(
-    tokenizer, images
+def test_pairs_are_what_the_teacher_paints_in_the_order_of_the_sampler(
+    tokenizer, pixels
 ):
-    kept = PaintedImages(tokenizer, images, batch=8, seed=1)
-    order = iter(CounterSampler(len(images), 8, 1, 2))
-    for maps, pictures in islice(kept(2), 3):
+    maps = image_maps(tokenizer, pixels.split(5))
+    torch.testing.assert_close(
+        maps, tokenizer.maps(tokenizer.encode(pixels))[-1], rtol=0, atol=1e-5
+    )
+    kept = PaintedMaps(tokenizer, maps, batch=4, seed=1)
+    order = iter(CounterSampler(len(maps), 4, 1, 2))
+    for some, pictures in islice(kept(2), 3):
         rows = [index for _, index in next(order)]
-        wanted = paint(tokenizer, images.batch(rows)[0])
-        torch.testing.assert_close((maps, pictures), wanted, rtol=0, atol=1e-5)
+        assert torch.equal(some, maps[rows])
+        wanted = tokenizer.decode_map(maps[rows])
+        torch.testing.assert_close(pictures, wanted, rtol=0, atol=1e-5)
