@@ -396,7 +396,7 @@ class PaintedMaps:
     ) -> None:
         with torch.no_grad():
             parts = [teacher.decode_map(part) for part in maps.split(250)]
-        self.maps, self.pictures = maps, torch.cat(parts)
+        self.maps, self.pictures = maps.detach(), torch.cat(parts)
         self.batch, self.seed = batch, seed
 
     def __call__(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:

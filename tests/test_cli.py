@@ -16,8 +16,8 @@ from srdd.pipeline import Pipeline
 from srdd.transformer import ScaleTransformer
 
 VERBS = (
-    "sample reconstruct train-tokenizer slim-decoder tokenize train info convert eval bench "
-    "experiment report"
+    "sample reconstruct train-tokenizer slim-decoder tokenize train info convert eval "
+    "bench experiment report"
 ).split()
 
 
