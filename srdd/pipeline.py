@@ -13,7 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from .figures import to_pil
-from .files import read_json, replace_folder, resolve_model, write_manifest
+from .files import (
+    CheckpointError,
+    read_json,
+    replace_folder,
+    resolve_model,
+    write_manifest,
+)
 from .quantization import Step
 from .resampling import resample
 from .sampling import (
@@ -73,7 +79,10 @@ class Pipeline:
         count = transformer.config.classes
         self.classes = tuple(classes) or tuple(str(i) for i in range(count))
         if len(self.classes) != count:
-            raise ValueError(f"classes has {len(self.classes)} names, want {count}")
+            raise CheckpointError(
+                f"classes has {len(self.classes)} names, want {count}: the transformer "
+                f"knows {count} classes; name each of them, or leave the names out"
+            )
 
     @classmethod
     def from_pretrained(
