@@ -267,10 +267,10 @@ def fashion_suite(repeats: int) -> dict[str, Any]:
         },
     }
 
-# %% ../nbs/16_performance.ipynb #suites
+# %% ../nbs/16_performance.ipynb #run-suite
 SUITES: dict[str, Callable[[int], dict[str, Any]]] = {"fashion": fashion_suite}
 
-# %% ../nbs/16_performance.ipynb #run-suite
+
 def run_suite(
     name: str, repeats: int = 20,
     suites: dict[str, Callable[[int], dict[str, Any]]] | None = None,
@@ -306,13 +306,20 @@ class PlainBlocks:
         """A linear layer."""
         return F.linear(x, layer.weight, bias)
 
-    def vectors(self, block: Block, start: Tensor) -> Sequence[Tensor]:
+    def signal(self, start: Tensor) -> Tensor:
+        """What the vectors of all blocks come from, computed at every scale."""
+        if not self.model.config.shared_adaln:
+            return start
+        layer = self.model.modulation
+        return self.product(layer, F.silu(start), layer.bias).unflatten(-1, (6, -1))
+
+    def vectors(self, block: Block, signal: Tensor) -> Sequence[Tensor]:
         """Gates, scales and shifts of a block, ``(b, 1, d)`` each."""
-        shared = self.model.config.shared_adaln
-        layer = self.model.modulation if shared else block.modulation
-        six = self.product(layer, F.silu(start), layer.bias).unflatten(-1, (6, -1))
-        six = six + block.modulation_offset.movedim(0, 2) if shared else six
-        return six.unbind(2)
+        if self.model.config.shared_adaln:
+            return (signal + block.modulation_offset.movedim(0, 2)).unbind(2)
+        layer = block.modulation
+        six = self.product(layer, F.silu(signal), layer.bias)
+        return six.unflatten(-1, (6, -1)).unbind(2)
 
     def remember(self, old: Tensor, new: Tensor) -> Tensor:
         """Keys or values of all scales so far, ``(b, h, m, d)``."""
@@ -341,11 +348,11 @@ class PlainBlocks:
         return self.product(second, x, second.bias)
 
     def block(
-        self, block: Block, x: Tensor, start: Tensor, old: Any = None,
+        self, block: Block, x: Tensor, signal: Tensor, old: Any = None,
         bias: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """A whole block; its rows, and the keys and values to keep."""
-        gate1, gate2, scale1, scale2, shift1, shift2 = self.vectors(block, start)
+        gate1, gate2, scale1, scale2, shift1, shift2 = self.vectors(block, signal)
         y = block.norm(x) * (1 + scale1) + shift1
         y, kept = self.attention(block.attention, y, old, bias)
         x = x + y * gate1
@@ -416,8 +423,9 @@ class PlainSampler(PlainBlocks):
     def choose(self, k: int, f_hat: Tensor) -> Tensor:
         """Tokens of a scale, ``(b, s_k^2)``."""
         x, config = self.rows(k, f_hat), self.model.config
+        signal = self.signal(self.start)
         for i, block in enumerate(self.model.blocks):
-            x, kept = self.block(block, x, self.start, self.kept[i])
+            x, kept = self.block(block, x, signal, self.kept[i])
             self.kept[i] = None if config.mask == "markov" else kept
         t = self.config.weight(k, len(config.schedule)) - 1
         law = self.filtered(self.law(x, t)).softmax(-1)
@@ -471,8 +479,9 @@ def plain_training_step(
         start = model.class_embed(labels)[:, None]
         rows = (start + model.start_embed, model.token_proj(inputs))
         x = torch.cat(rows, 1) + model.scale_embed(levels) + model.position_embed
+        signal = plain.signal(start)
         for block in model.blocks:
-            x, _ = plain.block(block, x, start, None, bias)
+            x, _ = plain.block(block, x, signal, None, bias)
         logits = plain.logits(x, start).flatten(0, 1)
         loss = F.cross_entropy(logits, torch.cat(tokens, 1).flatten())
         loss.backward()

@@ -191,11 +191,11 @@ def cached_step(
 class ModulationOnce(PlainSampler):
     """The vectors of a block are kept from the first scale on."""
 
-    def vectors(self, block: Block, start: Tensor) -> Sequence[Tensor]:
+    def vectors(self, block: Block, signal: Tensor) -> Sequence[Tensor]:
         """Computed at the first scale, then remembered."""
         known = self.__dict__.setdefault("known", {})
         if id(block) not in known:
-            known[id(block)] = super().vectors(block, start)
+            known[id(block)] = super().vectors(block, signal)
         return known[id(block)]
 
 
@@ -270,14 +270,14 @@ class Compiled(PlainSampler):
         self,
         block: Block,
         x: Tensor,
-        start: Tensor,
+        signal: Tensor,
         old: Any = None,
         bias: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """The compiled block."""
         if Compiled.compiled is None:
             Compiled.compiled = torch.compile(PlainBlocks.block)
-        return Compiled.compiled(self.blocks, block, x, start, old, bias)
+        return Compiled.compiled(self.blocks, block, x, signal, old, bias)
 
     @property
     def blocks(self) -> PlainBlocks:
