@@ -495,12 +495,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Time alternatives side by side in one run."""
     from .files import write_json
-    from .speed import run_suite
+    from .speed import run_suite, tables
 
     result = run_suite(args.suite, args.repeats)
     if args.out:
         write_json(args.out, result)
-    return result
+    return result if args.json else tables(result)
 
 
 def experiment(args: argparse.Namespace) -> dict[str, Any]:

@@ -608,3 +608,25 @@ def summary(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: summary(value) for key, value in tree.items()}
     return tree
+
+
+def tables(tree: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """A result as tables of one level, for the screen: measures by candidates."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        label = f"{name}, {key}" if name else key
+        inner = value.values() if isinstance(value, dict) else ()
+        if not any(isinstance(part, dict) for part in inner):
+            found[label] = value
+        elif all(isinstance(part, dict) for part in inner) and not any(
+            isinstance(leaf, dict) for part in inner for leaf in part.values()
+        ):
+            measures = dict.fromkeys(leaf for part in inner for leaf in part)
+            found[label] = {
+                measure: {row: part[measure] for row, part in value.items()}
+                for measure in measures
+                if all(measure in part for part in inner)
+            }
+        else:
+            found |= tables(value, label)
+    return found

@@ -1,5 +1,6 @@
 """The suite of published size: equal tokens and losses, whatever is left out."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -201,6 +202,32 @@ def test_a_ratio_is_taken_round_by_round():
     assert speed.ratio(seconds, ["a", "b"], ["c"]) == [3.0, 5 / 3]
     found = speed.summary({"x": {"y": [1.0, 3.0]}, "z": 2})
     assert found["x"]["y"]["median"] == 2.0 and found["z"] == 2
+
+
+def test_a_result_can_be_read_on_the_screen(monkeypatch, capsys, tmp_path):
+    from srdd.cli import main
+
+    given = models()
+
+    def tiny(repeats):
+        return {
+            "sampling": speed.sampling_part(given, repeats),
+            "wastes": speed.waste_part(given, repeats),
+            "counts": speed.counts(given),
+            "skipped": {"why": "no compiler"},
+        }
+
+    monkeypatch.setitem(SUITES, "tiny", tiny)
+    out = tmp_path / "bench.json"
+    assert main(["bench", "--suite", "tiny", "--repeats", "2", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "sampling, seconds:" in shown and "wastes, shares:" in shown
+    line = next(x for x in shown.splitlines() if x.startswith(PLAIN))
+    assert len(line.split()) == 3 + 4  # its name, median, quartiles and their number
+    assert main(["bench", "--suite", "tiny", "--repeats", "2", "--json"]) == 0
+    nested = json.loads(capsys.readouterr().out)
+    assert nested.keys() == json.loads(out.read_text()).keys()
+    assert nested["sampling"]["ratios"]["decoder, usual / ours"]["n"] == 2
 
 
 def test_both_suites_have_a_name():
