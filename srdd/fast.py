@@ -376,7 +376,9 @@ class PlainSampler(PlainBlocks):
         quantize: codes of its tokenizer.
         labels: ``(b,)`` classes.
         seeds: ``(b,)`` int64.
-        config: guidance by the linear or constant rule, top k, top p.
+        config: guidance, one top k and one top p.
+    Raises:
+        ValueError: a model or a setting that the usual algorithm does not know.
     Source: Tian et al. 2024, released code. Chapter 16.
     """
 
@@ -385,6 +387,14 @@ class PlainSampler(PlainBlocks):
         seeds: Tensor, config: SampleConfig,
     ) -> None:
         super().__init__(model)
+        shape, each = model.config, (config.top_k, config.top_p, config.temperature)
+        if shape.mask == "band" or shape.groups or config.resampling:
+            raise ValueError(
+                "the usual algorithm draws scale by scale with the mask 'causal' or "
+                f"'markov', got {shape.mask!r}, {shape.groups}, {config.resampling}"
+            )
+        if config.temperature != 1 or any(isinstance(x, tuple) for x in each):
+            raise ValueError(f"the usual algorithm has no such settings: {config}")
         self.quantize, self.seeds, self.config = quantize, seeds, config
         both = torch.cat((labels, torch.full_like(labels, model.null_label)))
         self.start = model.class_embed(both)[:, None]  # (2b, 1, d)

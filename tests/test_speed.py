@@ -8,7 +8,7 @@ import torch
 
 from srdd import fast, speed
 from srdd.fast import PlainSampler, Tally, plain_decode, plain_training_step
-from srdd.sampling import SampleConfig, sample
+from srdd.sampling import ResamplingPlan, SampleConfig, sample
 from srdd.scales import VAR_256, ScaleSchedule
 from srdd.speed import CAUSAL, PLAIN, SUITES, WASTES, Models, ours, usual
 from srdd.tokenizer import TokenizerConfig
@@ -124,6 +124,29 @@ def test_the_usual_training_step_has_the_loss_and_gradients_of_the_shipped(mask)
         torch.testing.assert_close(loss, losses[0], rtol=0, atol=1e-5)
         for one, other in zip(grads, slopes[0], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "words"),
+    [
+        ({"mask": "band"}, {}, "got 'band'"),
+        ({"mask": "markov", "groups": (1, 2, 1)}, {}, r"\(1, 2, 1\)"),
+        ({}, {"temperature": 0.9}, "no such settings"),
+        ({}, {"top_k": (1, 2, 3, 4)}, "no such settings"),
+        ({}, {"resampling": ResamplingPlan()}, "scale by scale"),
+    ],
+)
+def test_the_usual_algorithm_refuses_what_it_does_not_know(changes, settings, words):
+    given = models()
+    model = speed.sibling(given.causal, **changes)
+    with pytest.raises(ValueError, match=words):
+        PlainSampler(
+            model,
+            given.tokenizer.quantize,
+            given.labels,
+            given.seeds,
+            SampleConfig(**settings),
+        )
 
 
 def test_siblings_share_their_weights():
