@@ -628,8 +628,11 @@ def measure_schedule_seeds(setting: Setting) -> dict[str, Any]:
         return screen.values[f"{candidate.name}, guided/rel_fd"]["mean"]
 
     whole, *shorter = study.CANDIDATES
-    alone = every.reconstruction(whole, slim=True)
-    values, timed = rows({"slim decoder, tokenizer alone": alone}), {}
+    values, timed = {}, {}
+    for base in (None, *study.SLIM_BASES):
+        name = f"decoder {base}" if base else "shipped decoder"
+        alone = every.reconstruction(whole, slim=base)
+        values |= rows({f"{name}, tokenizer alone": alone})
     for candidate in (whole, *sorted(shorter, key=screened)[:2]):
         runs = [every.trained(candidate, seed) for seed in SEEDS]
         for way, (sampling, slim) in study.ways(candidate).items():

@@ -58,7 +58,7 @@ LISTS = (
 MERGED = (*(sides for sides in LISTS[1:] if 5 not in sides), (1, 3, 4, 8), (8,))
 STUDENTS = ((1, 2, 4, 6, 8), (1, 3, 6, 8), (1, 2, 4, 8))
 TUNING = {"steps": 80, "batch": 32, "lr": 1e-3}
-SLIM_BASE, SLIM_MAPS, SLIM_SEED = 10, 6000, 1000
+SLIM_BASES, SLIM_MAPS, SLIM_SEED = (12, 10), 6000, 1000
 SLIM = TrainConfig(
     steps=3000,
     batch=32,
@@ -107,15 +107,17 @@ CANDIDATES = tuple(
 )
 
 
-def ways(candidate: Candidate) -> dict[str, tuple[SampleConfig, bool]]:
-    """How a finalist is sampled, and whether its decoder is the slim one."""
+def slim_name(base: int) -> str:
+    """Folder of a narrow decoder."""
+    return f"slim-{base}-drawn"
+
+
+def ways(candidate: Candidate) -> dict[str, tuple[SampleConfig, int | None]]:
+    """How a finalist is sampled, and the width of its decoder if it is a slim one."""
     every = FULL if candidate.meaning == "merge" else candidate.sides
     end = unguided_end(every)
-    return {
-        "guided": (GUIDED, False),
-        "end not guided": (end, False),
-        "all levers": (end, True),
-    }
+    slim = {f"all levers, decoder {base}": (end, base) for base in SLIM_BASES}
+    return {"guided": (GUIDED, None), "end not guided": (end, None)} | slim
 
 
 class ScheduleStudy(Study):
@@ -248,6 +250,7 @@ class Schedules:
         found = study.kept(saved / f"states-{count}.json", measured)["table"]
         return torch.tensor(found, dtype=torch.float64)
 
+    @cached_property
     def slim_maps(self) -> torch.Tensor:
         """Maps that the narrow decoder learns to paint: of photographs, of samples."""
         teacher = self.parents.tokenizer
@@ -264,31 +267,31 @@ class Schedules:
             drawn.append(teacher.maps(made.tokens)[-1])
         return torch.cat((image_maps(teacher, in_batches(some)), *drawn))
 
-    @cached_property
-    def slim(self) -> Tokenizer:
-        """The shipped tokenizer with a narrower decoder."""
-        folder, teacher = (
-            Path(self.work) / f"slim-{SLIM_BASE}-drawn",
-            self.parents.tokenizer,
-        )
+    def slim(self, base: int) -> Tokenizer:
+        """The shipped tokenizer with a decoder of another width."""
+        folder, teacher = Path(self.work) / slim_name(base), self.parents.tokenizer
         if not (folder / "manifest.json").is_file():
-            student = slimmed(teacher, SLIM_BASE).to(memory_format=torch.channels_last)
-            pairs = PaintedMaps(teacher, self.slim_maps(), SLIM.batch, SLIM.seed)
+            student = slimmed(teacher, base).to(memory_format=torch.channels_last)
+            pairs = PaintedMaps(teacher, self.slim_maps, SLIM.batch, SLIM.seed)
             task = DecoderTask(student, pairs)
             work = folder.with_name(folder.name + "-training")
             trained = fit(task, SLIM, work, progress=False)
             trained.save_pretrained(folder)
         return Tokenizer.from_pretrained(folder)
 
-    def decoding(self, study: ScheduleStudy, slim: bool) -> Tokenizer:
+    def decoding(self, study: ScheduleStudy, slim: int | None) -> Tokenizer:
         """The tokenizer that paints the samples of a study."""
         tokenizer = study.tokenizer
-        if slim:
-            tokenizer = with_schedule(self.slim, tokenizer.schedule)
+        if slim is not None:
+            tokenizer = with_schedule(self.slim(slim), tokenizer.schedule)
         return tokenizer.to(memory_format=torch.channels_last)
 
     def sampler(
-        self, study: ScheduleStudy, saved: Path, sampling: SampleConfig, slim: bool
+        self,
+        study: ScheduleStudy,
+        saved: Path,
+        sampling: SampleConfig,
+        slim: int | None,
     ) -> Callable[[], object]:
         """What makes 64 images, to be timed."""
         model = ScaleTransformer.from_pretrained(saved)
@@ -301,7 +304,7 @@ class Schedules:
         study: ScheduleStudy,
         saved: Path,
         sampling: SampleConfig,
-        slim: bool = False,
+        slim: int | None = None,
         count: int = SAMPLES,
     ) -> dict[str, float]:
         """Quality of samples, and the operations of one image."""
@@ -309,7 +312,9 @@ class Schedules:
         study = copy(study)
         study.tokenizer = tokenizer = self.decoding(study, slim)
         target = (
-            saved.with_name(f"{saved.name}-slim-{SLIM_BASE}-drawn") if slim else saved
+            saved
+            if slim is None
+            else saved.with_name(f"{saved.name}-{slim_name(slim)}")
         )
         if slim and not target.is_dir():
             ScaleTransformer.from_pretrained(saved).save_pretrained(target)
@@ -320,15 +325,15 @@ class Schedules:
             "transformer_flops": cost.transformer.total,
         }
 
-    def reconstruction(self, candidate: Candidate, slim: bool = False) -> dict:
+    def reconstruction(self, candidate: Candidate, slim: int | None = None) -> dict:
         """Tokenizer alone on test images: rel-FD and PSNR, no transformer."""
         study = self.study(candidate)
-        tail = f"-slim-{SLIM_BASE}-drawn" if slim else ""
+        tail = f"-{slim_name(slim)}" if slim else ""
         path = Path(self.work) / f"reconstruction {candidate.name}{tail}.json"
 
         tokenizer = study.tokenizer
         if slim and not path.is_file():  # trained here, outside of no_grad
-            tokenizer = with_schedule(self.slim, tokenizer.schedule)
+            tokenizer = with_schedule(self.slim(slim), tokenizer.schedule)
 
         @torch.no_grad()
         def found() -> dict[str, float]:
