@@ -673,10 +673,19 @@ def measure_resampling(setting: Setting) -> dict[str, Any]:
     width = every.equal_width(values[f"{few}/transformer_flops"]["mean"])
     wide = [every.trunk(seed, width=width) for seed in SEEDS]
     values |= over(f"width {width}, no passes", wide, tuned)
-    values |= over_seeds("mask head", [every.knowledge(seed) for seed in SEEDS])
+    values |= over_seeds("mask head", [every.knowledge(head) for head in heads])
     values |= rows({f"screen, {n}": v for n, v in every.settings.items()})
     values |= rows({f"screen, {n}": v for n, v in every.plans.items()})
     return {"values": values, "seeds": list(SEEDS)}
+
+
+def measure_mask_head(setting: Setting) -> dict[str, Any]:
+    """What a mask head learns that is trained together with its network."""
+    from . import resampling_study as study
+
+    every = study.Passes(setting.work, setting.root)
+    found = every.knowledge(every.joint(setting.seed))
+    return {"values": rows({"trained together": found})}
 
 
 STRONG = 4.0  # the weight of the schedules that leave scales out
@@ -772,6 +781,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "tokenizer-gap": Experiment(
         "One codebook costs fine detail, and more codes cost less.",
         measure_tokenizer_gap,
+    ),
+    "mask-head": Experiment(
+        "A mask head learns more from tokens in sight if all is trained together.",
+        measure_mask_head,
     ),
     "guidance-schedules": Experiment(
         "Where guidance acts matters as much as how strong it is.",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .distillation import generation_flops
-from .resampling import MaskHeadTask, hidden_cross_entropy
+from .resampling import MaskHeadTask, MaskTask, hidden_cross_entropy
 from .sampling import ResamplingPlan, SampleConfig
 from .studies import Study, Variant
 from .transformer import ScaleTransformer, TransformerConfig
@@ -85,6 +85,7 @@ class Passes:
     def __init__(self, work: str, root: str | None) -> None:
         self.plain = Study(work, root=root)
         self.heads = Study(work, root=root, task=MaskHeadTask)
+        self.both = Study(work, root=root, task=MaskTask)
 
     def trunk(self, seed: int, **size: Any) -> Path:
         """A network without passes; by default the study size."""
@@ -94,6 +95,10 @@ class Passes:
         """The trunk of a seed with a mask head that was trained on it, alone."""
         variant = Variant(**size, init=str(self.trunk(seed, **size)), **HEAD)
         return self.heads.run(variant, seed, marks=1)[-1]
+
+    def joint(self, seed: int) -> Path:
+        """A network and a mask head that were trained together."""
+        return self.both.run(Variant(network=HEAD["network"]), seed, marks=1)[-1]
 
     def measured(
         self, saved: Path, sampling: SampleConfig, **how: Any
@@ -153,9 +158,8 @@ class Passes:
                 return width
             width += 2
 
-    def knowledge(self, seed: int, count: int = 1000) -> dict[str, float]:
+    def knowledge(self, saved: Path, count: int = 1000) -> dict[str, float]:
         """Cross-entropy of hidden test tokens by the part of a scale in sight."""
-        saved = self.headed(seed)
 
         def measured() -> dict[str, float]:
             every = self.plain.tokens(self.plain.test)

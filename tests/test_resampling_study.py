@@ -71,5 +71,5 @@ def test_the_head_stands_on_the_trunk_of_its_seed(passes, monkeypatch):
     trunk = ScaleTransformer.from_pretrained(passes.trunk(1)).state_dict()
     headed = ScaleTransformer.from_pretrained(passes.headed(1)).state_dict()
     assert all(torch.equal(v, headed[k]) for k, v in trunk.items())
-    found = passes.knowledge(1, count=10)
+    found = passes.knowledge(passes.headed(1), count=10)
     assert len(found) == 10 and all(x > 0 for x in found.values())
