@@ -423,6 +423,11 @@ CLAIMS = (
             ("not guided", "Markovian, not guided/kid_1000"),
         ),
         lower(f"{QUALITY}/kid_1000", "Markovian, not guided/kid_1000"),
+        (
+            ("guidance-schedules", "constant, w 3/rel_fd", "study size, constant 3"),
+            ("guidance-schedules", "linear, w 4/rel_fd", "study size, linear 4"),
+            ("guidance-schedules", "constant, w 1/rel_fd", "study size, not guided"),
+        ),
         note="The weight was chosen by the same judge, see the record fashion-guidance. "
         "One model, three sampling seeds.",
     ),
