@@ -332,6 +332,11 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
     pipe = Pipeline.from_pretrained(args.model)
     facts = read_json(folder / "manifest.json")
     facts.pop("files", None)
+    presets = {
+        k: row["measured"]
+        for k, row in facts.pop("presets", {}).items()
+        if "measured" in row
+    }
     config, shape = pipe.transformer.config, pipe.tokenizer.config
     if args.mask:
         config = replace(config, mask=args.mask)
@@ -345,6 +350,7 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_image": config.schedule.length,
         "cache_bytes_per_image": cache_bytes(config),
         **costs(args, config, shape, parameters(pipe.tokenizer)),
+        **({"presets": presets} if presets else {}),
         "manifest": facts,
     }
 
@@ -1092,15 +1098,19 @@ def dicts(value: dict[str, Any]) -> bool:
     return all(isinstance(inner, dict) for inner in value.values())
 
 
-def aligned(table: dict[str, dict[str, float]]) -> str:
+def aligned(table: dict[str, dict[str, float | str]]) -> str:
     """Columns of numbers: one line for each measure, one column for each set."""
     from .records import plain
+
+    def cell(value: float | str | None) -> str:
+        if value is None:
+            return "-"
+        return value if isinstance(value, str) else plain(value, 3)
 
     measures = list(dict.fromkeys(key for row in table.values() for key in row))
     lines = [["", *table]]
     for key in measures:
-        cells = (row.get(key) for row in table.values())
-        lines.append([key, *("-" if c is None else plain(c, 3) for c in cells)])
+        lines.append([key, *(cell(row.get(key)) for row in table.values())])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = (
         [line[0].ljust(widths[0])]

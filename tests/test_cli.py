@@ -560,3 +560,11 @@ def test_info_of_a_preset_needs_no_weights():
         half["training_step"]["total"]
         < causal["memory_bytes"]["training_step"]["total"]
     )
+
+
+def test_info_shows_what_the_presets_of_a_shipped_model_cost(capsys):
+    found = run("info", "fashion")["presets"]
+    assert list(found) == ["fast", "balanced", "best"]
+    assert {"rel_fd", "accuracy", "flops"} <= found["fast"].keys()
+    assert main(["info", "fashion"]) == 0
+    assert found["fast"]["rel_fd"] in capsys.readouterr().out
