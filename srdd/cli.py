@@ -195,6 +195,7 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     from .files import resolve_model
     from .metrics import in_batches
     from .pipeline import Pipeline
+    from .studies import drawn
     from .tokenizer import Tokenizer
     from .training import fit
 
@@ -213,7 +214,15 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     pipe = None
     if (resolve_model(args.model) / "transformer").is_dir():
         pipe = Pipeline.from_pretrained(args.model, device=args.device)
-        maps.append(drawn_maps(pipe, args.maps, args))
+        made = drawn(
+            pipe.transformer,
+            pipe.tokenizer,
+            torch.arange(args.maps) % len(pipe.classes),
+            sampling=pipe.sampling,
+            seed=args.seed,
+            progress=not quiet(args),
+        )
+        maps += [pipe.tokenizer.maps(part.tokens)[-1] for part in made]
     pairs = PaintedMaps(teacher, torch.cat(maps), config.batch, config.seed)
     out = Path(args.out or "slim")
     work = out.with_name(out.name + "-training")
@@ -239,29 +248,6 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
         "decoder_flops": after,
         "share_of_teacher": round(after / before, 3),
     }
-
-
-def drawn_maps(pipe: Any, count: int, args: argparse.Namespace) -> Any:
-    """Accumulated maps of samples of all classes, ``(count, z, h, h)``."""
-    import torch
-    from tqdm.auto import tqdm
-
-    from .sampling import image_seeds
-    from .resampling import resample
-
-    labels = torch.arange(count) % len(pipe.classes)
-    seeds, found = image_seeds(args.seed, count), []
-    for at in tqdm(range(0, count, 250), disable=quiet(args), leave=False):
-        own = slice(at, at + 250)
-        made = resample(
-            pipe.transformer,
-            pipe.tokenizer,
-            labels[own],
-            config=pipe.sampling,
-            seeds=seeds[own],
-        )
-        found.append(pipe.tokenizer.maps(made.tokens)[-1])
-    return torch.cat(found)
 
 
 def tokenize(args: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from tqdm.auto import tqdm
 
 from .data import ImageSet, digest, open_images, permutation
 from .distillation import generation_flops
@@ -36,10 +35,9 @@ from .metrics import (
 from .pipeline import Pipeline
 from .presets import GRID, chosen
 from .records import commit_id, read_record, single, spread, write_record
-from .resampling import resample
 from .sampling import SampleConfig, image_seeds, sample
 from .speed import var_suite
-from .studies import SEEDS, Study, Variant, over_seeds, resolution, time_to_equal
+from .studies import SEEDS, Study, drawn, Variant, over_seeds, resolution, time_to_equal
 from .theorem import PROPOSITIONS, check_all
 from .tokenizer import Tokenizer, psnr
 from .tokenizer_study import VOCABS, TokenizerStudy, reconstruction
@@ -135,18 +133,16 @@ def sampled(
     pipe: Pipeline, labels: Tensor, setting: Setting, **changes: Any
 ) -> Iterator[Tensor]:
     """Samples of a pipeline in batches, seeded one by one."""
-    seeds = image_seeds(setting.seed, len(labels))
-    config = pipe.config_with(None, changes)
-    for at in tqdm(range(0, len(labels), BATCH), disable=not setting.progress):
-        part = slice(at, at + BATCH)
-        made = resample(
-            pipe.transformer,
-            pipe.tokenizer,
-            labels[part],
-            config=config,
-            seeds=seeds[part],
-        )
-        yield made.images.cpu()
+    made = drawn(
+        pipe.transformer,
+        pipe.tokenizer,
+        labels,
+        sampling=pipe.config_with(None, changes),
+        seed=setting.seed,
+        progress=setting.progress,
+    )
+    for part in made:
+        yield part.images.cpu()
 
 
 @torch.no_grad()

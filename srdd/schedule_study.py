@@ -39,7 +39,7 @@ from .metrics import (
     relative_fd,
 )
 from .sampling import SampleConfig, image_seeds, sample
-from .studies import Study, Variant, encoding_digest
+from .studies import Study, Variant, drawn, encoding_digest
 from .tokenizer import Tokenizer, psnr
 from .training import TrainConfig, TransformerTask, fit
 from .transformer import ScaleTransformer
@@ -145,18 +145,8 @@ class ScheduleStudy(Study):
     ) -> dict[str, float]:
         """rel-FD and accuracy alone: what a screen of many candidates can afford."""
         labels = torch.arange(count) % model.config.classes
-        seeds = image_seeds(seed, count)
-        parts = [
-            sample(
-                model,
-                self.tokenizer,
-                labels[at : at + 250],
-                config=sampling,
-                seeds=seeds[at : at + 250],
-            ).images
-            for at in range(0, count, 250)
-        ]
-        features = features_of(self.judge, torch.cat(parts))
+        made = drawn(model, self.tokenizer, labels, sampling=sampling, seed=seed)
+        features = features_of(self.judge, (part.images for part in made))
         return self.scores(features) | {
             "accuracy": accuracy(self.judge.classify(features), labels)
         }
@@ -258,14 +248,11 @@ class Schedules:
         some = images.subset(permutation(len(images), 0, 0)[:SLIM_MAPS].tolist())
         model = ScaleTransformer.from_pretrained(self.parents.run(Variant(), 0)[-1])
         labels = torch.arange(SLIM_MAPS) % model.config.classes
-        seeds, drawn = image_seeds(SLIM_SEED, SLIM_MAPS), []
-        for at in range(0, SLIM_MAPS, 250):
-            own = slice(at, at + 250)
-            made = sample(
-                model, teacher, labels[own], config=unguided_end(FULL), seeds=seeds[own]
-            )
-            drawn.append(teacher.maps(made.tokens)[-1])
-        return torch.cat((image_maps(teacher, in_batches(some)), *drawn))
+        made = drawn(
+            model, teacher, labels, sampling=unguided_end(FULL), seed=SLIM_SEED
+        )
+        maps = [teacher.maps(part.tokens)[-1] for part in made]
+        return torch.cat((image_maps(teacher, in_batches(some)), *maps))
 
     def slim(self, base: int) -> Tokenizer:
         """The shipped tokenizer with a decoder of another width."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from .data import ImageSet, digest, open_images
 from .distillation import Distilled, with_schedule
@@ -32,7 +33,7 @@ from .files import (
 from .metrics import Judge, Reference, evaluate
 from .records import single, spread
 from .resampling import resample
-from .sampling import SampleConfig, image_seeds
+from .sampling import SampleConfig, Sampled, image_seeds
 from .scales import ScaleSchedule
 from .tokenizer import Tokenizer
 from .training import (
@@ -104,7 +105,58 @@ class Variant:
         )
 
 
-class Study:
+class FashionSets:
+    """Fashion-MNIST and the judge, opened when they are first asked for."""
+
+    root: str | None = None
+    """Where Fashion-MNIST lies; None asks `$SRDD_DATA`."""
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The training images."""
+        return open_images("fashion", root=self.root)
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The test images."""
+        return open_images("fashion-test", root=self.root)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The feature network."""
+        return Judge.from_pretrained("judge")
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The test images as the judge sees them."""
+        return Reference.of(self.judge, self.test)
+
+
+def drawn(
+    model: ScaleTransformer,
+    tokenizer: Tokenizer,
+    labels: Tensor,
+    *,
+    sampling: SampleConfig,
+    seed: int,
+    progress: bool = False,
+) -> Iterator[Sampled]:
+    """Samples of the labels in batches, seeded one by one.
+
+    Args:
+        model, tokenizer: a pair.
+        labels: class ids ``(n,)``.
+        sampling: settings, passes included.
+        seed: of the run.
+        progress: show a bar.
+    """
+    seeds = image_seeds(seed, len(labels))
+    for at in tqdm(range(0, len(labels), BATCH), disable=not progress, leave=False):
+        own = slice(at, at + BATCH)
+        yield resample(model, tokenizer, labels[own], config=sampling, seeds=seeds[own])
+
+
+class Study(FashionSets):
     """Trains and measures variants on the tokens of Fashion-MNIST.
 
     Args:
@@ -134,26 +186,6 @@ class Study:
         self.tokenizer = tokenizer.to(memory_format=torch.channels_last)
         self.task, self.encode = task, self.tokenizer.encode
         self.mark = weights_digest(self.tokenizer)
-
-    @cached_property
-    def train(self) -> ImageSet:
-        """The training images."""
-        return open_images("fashion", root=self.root)
-
-    @cached_property
-    def test(self) -> ImageSet:
-        """The test images."""
-        return open_images("fashion-test", root=self.root)
-
-    @cached_property
-    def judge(self) -> Judge:
-        """The feature network."""
-        return Judge.from_pretrained("judge")
-
-    @cached_property
-    def reference(self) -> Reference:
-        """The test images as the judge sees them."""
-        return Reference.of(self.judge, self.test)
 
     def tokens(self, images: ImageSet) -> TokenSet:
         """Tokens of a set, encoded once and kept in the work folder."""
@@ -256,18 +288,9 @@ class Study:
     ) -> dict[str, float]:
         """Sample balanced classes and compare them with the test images."""
         labels = torch.arange(count) % model.config.classes
-        seeds = image_seeds(seed, count)
-        parts: list[Tensor] = [
-            resample(
-                model,
-                self.tokenizer,
-                labels[at : at + BATCH],
-                config=sampling,
-                seeds=seeds[at : at + BATCH],
-            ).images
-            for at in range(0, count, BATCH)
-        ]
-        return evaluate(self.judge, torch.cat(parts), self.reference, labels)
+        made = drawn(model, self.tokenizer, labels, sampling=sampling, seed=seed)
+        images = torch.cat([part.images for part in made])
+        return evaluate(self.judge, images, self.reference, labels)
 
     def cross_entropy(self, saved: Path, count: int = 2000) -> dict[str, float]:
         """Cross-entropy on test images, nats per token: each scale and the mean."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .data import ImageSet, loader, open_images
+from .data import ImageSet, loader
 from .files import read_json, write_json
 from .metrics import Judge, Reference, evaluate, in_batches, ssim
+from .studies import FashionSets
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTask, psnr
 from .training import TrainConfig, fit
 
@@ -74,7 +74,7 @@ def reconstruction(
 
 
 @dataclass
-class TokenizerStudy:
+class TokenizerStudy(FashionSets):
     """Trains small tokenizers and measures what they lose.
 
     Args:
@@ -88,26 +88,6 @@ class TokenizerStudy:
     root: str | None = None
     training: TrainConfig = TRAINING
     progress: bool = False
-
-    @cached_property
-    def train(self) -> ImageSet:
-        """The training images."""
-        return open_images("fashion", root=self.root)
-
-    @cached_property
-    def test(self) -> ImageSet:
-        """The test images."""
-        return open_images("fashion-test", root=self.root)
-
-    @cached_property
-    def judge(self) -> Judge:
-        """The feature network."""
-        return Judge.from_pretrained("judge")
-
-    @cached_property
-    def reference(self) -> Reference:
-        """The test images as the judge sees them."""
-        return Reference.of(self.judge, self.test)
 
     def config(self, vocab: int | None) -> TokenizerConfig:
         """The shipped layout at half the width, with another number of codes."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -200,6 +201,7 @@ def test_readme_example_runs(tmp_path, monkeypatch):
     (example,) = re.findall(r"```python\n(.*?)```", read(ROOT / "README.md"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+    assert Image.open(tmp_path / "bag.png").size == (32, 32)
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +252,7 @@ def test_no_file_names_a_machine_or_a_registry():
             assert not found, f"{path.name}: {found}"
 
 
-@pytest.mark.parametrize("text", ["cd /work/main", "'/root/x'", "(/home/ann/data)"])
+@pytest.mark.parametrize("text", ["cd /work/here", "'/root/x'", "(/home/ann/data)"])
 def test_machine_paths_are_recognised(text):
     assert MACHINE.search(text)
 

@@ -248,17 +248,23 @@ def test_a_thousand_images_do_not_depend_on_their_batch(rule, law):
     assert changed <= 1, f"{changed} of {count} images changed"
 
 
-def test_a_pass_changes_only_what_the_rule_chose_and_says_so():
-    model, tokenizer = pair()
+def watched(model, tokenizer, **settings):
+    """Two samples with passes over scale 2, and the steps that were reported."""
     steps: list[Step] = []
-    run = resample(
+    made = resample(
         model,
         tokenizer,
         [0, 1],
         seeds=[1, 2],
         callback=steps.append,
-        config=plan(scales=(2,), passes=3),
+        config=plan(scales=(2,), **settings),
     )
+    return steps, made
+
+
+def test_a_pass_changes_only_what_the_rule_chose_and_says_so():
+    model, tokenizer = pair()
+    steps, run = watched(model, tokenizer, passes=3)
     assert [(s.k, s.turn) for s in run.trace] == [(0, 0), (1, 0)] + [
         (2, t) for t in range(4)
     ]
@@ -285,15 +291,8 @@ def test_the_first_draw_is_that_of_sample_whatever_follows():
 @torch.no_grad()
 def test_the_map_law_is_the_networks_for_a_map_with_the_kept_codes():
     model, tokenizer = pair(blocks=0)
-    steps: list[Step] = []
-    run = resample(
-        model,
-        tokenizer,
-        [0, 1],
-        seeds=[1, 2],
-        callback=steps.append,
-        config=plan(scales=(2,), law="map", rule="random", share=0.5),
-    )
+    how = {"law": "map", "rule": "random", "share": 0.5}
+    steps, run = watched(model, tokenizer, **how)
     before, again = steps[2].tokens, run.trace[-1].redrawn
     codes = tokenizer.quantize.embedding(before) * ~again[..., None]  # (b, 16, z)
     grid = codes.mT.unflatten(2, (4, 4))

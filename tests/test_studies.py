@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from srdd.data import fashion_slice
+from srdd.resampling import resample
+from srdd.sampling import SampleConfig, image_seeds
 from srdd.scales import ScaleSchedule
 from srdd.studies import (
     Study,
     Variant,
     crossing,
+    drawn,
     over_seeds,
     resolution,
     time_to_equal,
@@ -41,6 +44,18 @@ def test_runs_differ_by_all_that_decides_their_result(study):
     folders = {study.folder(TINY, 0), study.folder(TINY, 1), study.folder(other, 0)}
     study_of_short = Study(study.work, schedule=ScaleSchedule((1, 4, 8)))
     assert len(folders | {study_of_short.folder(TINY, 0)}) == 4
+
+
+def test_samples_in_batches_are_those_of_one_batch(study, monkeypatch):
+    monkeypatch.setattr("srdd.studies.BATCH", 3)
+    model, labels = study.start(TINY, 0, 10), torch.arange(8)
+    how = SampleConfig(2.0)
+    parts = list(drawn(model, study.tokenizer, labels, sampling=how, seed=5))
+    seeds = image_seeds(5, 8)
+    whole = resample(model, study.tokenizer, labels, config=how, seeds=seeds)
+    assert [len(part.images) for part in parts] == [3, 3, 2]
+    for k, tokens in enumerate(whole.tokens):
+        assert torch.equal(torch.cat([part.tokens[k] for part in parts]), tokens)
 
 
 def test_measures_are_kept(study, monkeypatch):
