@@ -336,9 +336,10 @@ def state_table(
     schedule, scales = model.config.schedule, range(len(model.config.schedule))
     table = torch.full((len(scales), len(scales)), torch.inf, dtype=torch.float64)
     table[torch.ones_like(table).tril().bool()] = 0.0
+    device = model.head.weight.device
     for start in range(0, len(tokens), batch):
         rows = range(start, min(start + batch, len(tokens)))
-        ids, labels = tokens.batch([(0, i) for i in rows])
+        ids, labels = (x.to(device) for x in tokens.batch([(0, i) for i in rows]))
         parts = schedule.split(ids)
         for lag in scales:
             seen = [max(0, k - lag) for k in scales]
@@ -346,7 +347,7 @@ def state_table(
             each = token_losses(model(inputs, labels), ids).double()
             for k, losses in enumerate(schedule.split(each)):
                 if lag <= k:
-                    table[k, k - lag] += losses.sum() / len(tokens)
+                    table[k, k - lag] += losses.sum().cpu() / len(tokens)
     return table
 
 # %% ../nbs/11_schedules.ipynb #slimmed

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import flop_registry
 
 from .data import ImageSet, digest, open_images, permutation
 from .distillation import generation_flops
-from .fast import Timing, interleave, one_thread, run_suite
-from .features import feature_net, train_judge
+from .fast import Timing, run_suite
+from .features import feature_net, shipped_judge, train_judge
 from .files import encode_images, read_json, write_json
 from .likelihood import count_collisions
 from .metrics import (
@@ -37,7 +37,16 @@ from .presets import GRID, chosen
 from .records import commit_id, read_record, single, spread, write_record
 from .sampling import SampleConfig, image_seeds, sample
 from .speed import var_suite
-from .studies import SEEDS, Study, drawn, Variant, over_seeds, resolution, time_to_equal
+from .studies import (
+    SEEDS,
+    Study,
+    Variant,
+    drawn,
+    over_seeds,
+    resolution,
+    seconds_in_turn,
+    time_to_equal,
+)
 from .theorem import PROPOSITIONS, check_all
 from .tokenizer import Tokenizer, psnr
 from .tokenizer_study import VOCABS, TokenizerStudy, reconstruction
@@ -148,8 +157,9 @@ def sampled(
 @torch.no_grad()
 def reconstructed(tokenizer: Tokenizer, images: ImageSet) -> Iterator[Tensor]:
     """Reconstructions of a set in batches."""
+    device = next(tokenizer.parameters()).device
     for real in in_batches(images):
-        yield tokenizer.reconstruct(real)
+        yield tokenizer.reconstruct(real.to(device))
 
 
 def fashion(setting: Setting) -> tuple[ImageSet, ImageSet]:
@@ -157,6 +167,16 @@ def fashion(setting: Setting) -> tuple[ImageSet, ImageSet]:
     names = ("fashion", "fashion-test")
     train, test = (open_images(name, root=setting.root) for name in names)
     return train, test
+
+
+def pipeline(name: str, setting: Setting) -> Pipeline:
+    """A model on the device of a setting."""
+    return Pipeline.from_pretrained(name, device=setting.device)
+
+
+def clock(setting: Setting) -> str:
+    """What seconds are of: "CPU" or "GPU"."""
+    return "CPU" if setting.device == "cpu" else "GPU"
 
 
 def rows(measured: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
@@ -199,7 +219,8 @@ def measure_judge(setting: Setting) -> dict[str, Any]:
         "command": "srdd experiment judge",
     }
     judge.save_pretrained(out, dtype=torch.float16, **facts)
-    judge = Judge.from_pretrained(out)  # as it will be used: float16 on disk
+    # as it will be used: float16 on disk
+    judge = Judge.from_pretrained(out, device=setting.device)
     reference = compared_with(judge, train, test)
     return {"values": rows(known_sets(judge, reference, train, test, setting.seed))}
 
@@ -220,10 +241,10 @@ def sample_quality(
 def measure_quality(setting: Setting) -> dict[str, Any]:
     """Samples, reconstructions and yardsticks against the test images."""
     train, test = fashion(setting)
-    judge = Judge.from_pretrained("judge")
+    judge = shipped_judge(setting.device)
     reference = compared_with(judge, train, test)
     labels = class_labels(len(test), len(test.classes))
-    pipes = {k: Pipeline.from_pretrained(v) for k, v in PAIR.items()}
+    pipes = {k: pipeline(v, setting) for k, v in PAIR.items()}
     tokenizer = pipes["Markovian"].tokenizer
     seeds, values = [setting.seed + i for i in range(SAMPLING_SEEDS)], {}
     for name, pipe in pipes.items():
@@ -239,7 +260,8 @@ def measure_quality(setting: Setting) -> dict[str, Any]:
     measured = {"reconstructions": evaluate(judge, images, reference, test.labels)}
     measured |= known_sets(judge, reference, train, test, setting.seed)
     with torch.no_grad():
-        errors = [psnr(tokenizer.reconstruct(x), x) for x in in_batches(test)]
+        pairs = zip(reconstructed(tokenizer, test), in_batches(test), strict=True)
+        errors = [psnr(fake.cpu(), real) for fake, real in pairs]
     measured["reconstructions"]["psnr_db"] = torch.cat(errors).mean().item()
     return {"values": values | rows(measured), "seeds": seeds}
 
@@ -247,10 +269,10 @@ def measure_quality(setting: Setting) -> dict[str, Any]:
 def measure_guidance(setting: Setting) -> dict[str, Any]:
     """rel-FD against the guidance weight, on 2,500 samples."""
     train, test = fashion(setting)
-    judge = Judge.from_pretrained("judge")
+    judge = shipped_judge(setting.device)
     reference = compared_with(judge, train, test)
     labels = class_labels(2500, len(test.classes))
-    pipe, measured = Pipeline.from_pretrained("fashion"), {}
+    pipe, measured = pipeline("fashion", setting), {}
     for rule in ("linear", "constant"):
         for weight in (1.0, 1.25, 1.5, 2.0, 3.0):
             name, changes = f"{rule} {weight}", {"guidance_rule": rule}
@@ -282,7 +304,7 @@ def measure_features(setting: Setting) -> dict[str, Any]:
     )
     reference, labels = Reference.of(net, held), class_labels(SOME, len(test.classes))
     part = train.subset(balanced(train, SOME, setting.seed).tolist())
-    tokenizer = Pipeline.from_pretrained("fashion").tokenizer
+    tokenizer = pipeline("fashion", setting).tokenizer
     sets: dict[str, Callable[[], Images]] = {
         "other test images": lambda: some,
         "training images": lambda: part,
@@ -295,7 +317,7 @@ def measure_features(setting: Setting) -> dict[str, Any]:
     }
     values, seeds = rows(measured), [setting.seed + i for i in range(SAMPLING_SEEDS)]
     for name, model in PAIR.items():
-        pipe = Pipeline.from_pretrained(model)
+        pipe = pipeline(model, setting)
         for how, changes in (("guided", {}), ("not guided", {"guidance": 1.0})):
             runs = []
             for seed in seeds:
@@ -313,10 +335,10 @@ SCREEN_SEED = 100
 def measure_presets(setting: Setting) -> dict[str, Any]:
     """A screen of settings of the shipped model; the chosen ones with three seeds."""
     train, test = fashion(setting)
-    judge = Judge.from_pretrained("judge")
+    judge = shipped_judge(setting.device)
     reference = Reference.of(judge, test)
     labels = class_labels(SOME, len(test.classes))
-    pipe, values = Pipeline.from_pretrained("fashion"), {}
+    pipe, values = pipeline("fashion", setting), {}
 
     def quality(name: str, seed: int) -> dict[str, float]:
         told, changes = replace(setting, seed=seed), asdict(GRID[name])
@@ -343,17 +365,18 @@ def measure_presets(setting: Setting) -> dict[str, Any]:
             )
 
         runs[preset] = run
-    with one_thread():
-        for preset, timing in interleave(runs).items():
-            values[f"{preset}/CPU seconds of 64 images"] = single(timing.median)
+    for preset, seconds in seconds_in_turn(runs, setting.device).items():
+        values[f"{preset}/{clock(setting)} seconds of 64 images"] = single(seconds)
     return {"values": values, "seeds": seeds}
 
 
 def measure_tokenizer_gap(setting: Setting) -> dict[str, Any]:
     """What tokenizers lose: the shipped one, and small ones by number of codes."""
-    study = TokenizerStudy(setting.work, setting.root, progress=setting.progress)
+    study = TokenizerStudy(
+        setting.work, setting.root, setting.device, progress=setting.progress
+    )
     known = (study.judge, study.reference, study.test)
-    shipped = Tokenizer.from_pretrained("fashion")
+    shipped = Tokenizer.from_pretrained("fashion", device=setting.device)
     found = setting.part("shipped", partial(reconstruction, shipped, *known))
     values = rows({"shipped tokenizer": found})
     for vocab in (*VOCABS, None):
@@ -368,13 +391,13 @@ def measure_loss(setting: Setting) -> dict[str, Any]:
     part = train.subset(balanced(train, len(test), setting.seed).tolist())
     measured = {}
     for name in ("fashion", "fashion-causal"):
-        pipe = Pipeline.from_pretrained(name)
+        pipe = pipeline(name, setting)
         model, tokenizer = pipe.transformer, pipe.tokenizer
         counts = torch.tensor(tokenizer.schedule.counts)
         for which, images in (("train", part), ("test", test)):
             tokens = encode_images(
                 images,
-                tokenizer.encode,
+                lambda pixels, own=tokenizer: own.encode(pixels.to(setting.device)),
                 sides=tokenizer.schedule.sides,
                 tokenizer_hash="not kept",
             )
@@ -491,7 +514,12 @@ STUDY_VARIANTS = {
 
 def study_of(setting: Setting) -> Study:
     """The study of the shipped tokenizer's tokens, with its work folder."""
-    return Study(setting.work, root=setting.root, progress=setting.progress)
+    return Study(
+        setting.work,
+        root=setting.root,
+        device=setting.device,
+        progress=setting.progress,
+    )
 
 
 def measure_study_size(setting: Setting) -> dict[str, Any]:
@@ -544,9 +572,9 @@ CONVERGENCE = {
 def measure_study_convergence(setting: Setting) -> dict[str, Any]:
     """Quality against steps and CPU seconds, three training seeds."""
     study, values, curves = study_of(setting), {}, {}
-    seconds = study.step_seconds(CONVERGENCE)
+    seconds, unit = study.step_seconds(CONVERGENCE), f"{clock(setting)} seconds"
     for name, variant in CONVERGENCE.items():
-        values[f"{name}/CPU seconds of a step"] = single(seconds[name])
+        values[f"{name}/{unit} of a step"] = single(seconds[name])
         each = [study.run(variant, seed, MARKS) for seed in SEEDS]
         curves[name] = []
         for part in range(2, MARKS + 1):  # the first is far from any level
@@ -555,11 +583,11 @@ def measure_study_convergence(setting: Setting) -> dict[str, Any]:
             found = [study.measure(m) | cross_entropy(study, m) for m in marks]
             kept = [{k: f[k] for k in ("rel_fd", "cross_entropy")} for f in found]
             for row in kept:
-                row |= {"steps": steps, "CPU seconds": steps * seconds[name]}
+                row |= {"steps": steps, unit: steps * seconds[name]}
             curves[name].append(kept)
             values |= over_seeds(f"{name}, {part} of {MARKS}", kept)
     for other in ("Markovian", "Markovian, random scales"):
-        for cost in ("steps", "CPU seconds"):
+        for cost in ("steps", unit):
             ratios = time_to_equal(curves["causal"], curves[other], "rel_fd", cost)
             values |= over_seeds(f"{cost} to equal rel-FD, causal / {other}", ratios)
     return {"values": values, "seeds": list(SEEDS)}
@@ -600,7 +628,7 @@ def measure_schedules(setting: Setting) -> dict[str, Any]:
     """Shorter schedules in three meanings: a screen with one training seed."""
     from . import schedule_study as study
 
-    every, values = study.Schedules(setting.work, setting.root), {}
+    every, values = study.Schedules(setting.work, setting.root, setting.device), {}
     for candidate in study.CANDIDATES:
         own, saved = every.screened(candidate)
         found = every.measured(own, saved, study.GUIDED, count=study.SCREEN)
@@ -616,7 +644,7 @@ def measure_schedule_seeds(setting: Setting) -> dict[str, Any]:
     from . import schedule_study as study
 
     every, screen = (
-        study.Schedules(setting.work, setting.root),
+        study.Schedules(setting.work, setting.root, setting.device),
         read_record("schedules"),
     )
 
@@ -636,9 +664,8 @@ def measure_schedule_seeds(setting: Setting) -> dict[str, Any]:
             name = f"{candidate.name}, {way}"
             values |= over_seeds(name, found)
             timed[name] = every.sampler(*runs[0], sampling, slim)
-    with one_thread():
-        for name, timing in interleave(timed).items():
-            values[f"{name}/CPU seconds of 64 images"] = single(timing.median)
+    for name, seconds in seconds_in_turn(timed, setting.device).items():
+        values[f"{name}/{clock(setting)} seconds of 64 images"] = single(seconds)
     curves = {"states": every.table(0).tril().flatten().tolist()}
     return {"values": values, "curves": curves, "seeds": list(SEEDS)}
 
@@ -647,7 +674,7 @@ def measure_resampling(setting: Setting) -> dict[str, Any]:
     """Passes over the scales against tuned settings and a wider network."""
     from . import resampling_study as study
 
-    every = study.Passes(setting.work, setting.root)
+    every = study.Passes(setting.work, setting.root, setting.device)
     tuned, how = every.tuned, {"seed": study.SEED}
 
     runs: dict[str, list[dict[str, float]]] = {}
@@ -679,7 +706,7 @@ def measure_mask_head(setting: Setting) -> dict[str, Any]:
     """What a mask head learns that is trained together with its network."""
     from . import resampling_study as study
 
-    every = study.Passes(setting.work, setting.root)
+    every = study.Passes(setting.work, setting.root, setting.device)
     found = every.knowledge(every.joint(setting.seed))
     return {"values": rows({"trained together": found})}
 

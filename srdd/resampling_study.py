@@ -80,12 +80,13 @@ class Passes:
     Args:
         work: folder of what is kept.
         root: where Fashion-MNIST lies.
+        device: where the networks are.
     """
 
-    def __init__(self, work: str, root: str | None) -> None:
-        self.plain = Study(work, root=root)
-        self.heads = Study(work, root=root, task=MaskHeadTask)
-        self.both = Study(work, root=root, task=MaskTask)
+    def __init__(self, work: str, root: str | None, device: str = "cpu") -> None:
+        self.plain = Study(work, root=root, device=device)
+        self.heads = Study(work, root=root, task=MaskHeadTask, device=device)
+        self.both = Study(work, root=root, task=MaskTask, device=device)
 
     def trunk(self, seed: int, **size: Any) -> Path:
         """A network without passes; by default the study size."""
@@ -166,7 +167,7 @@ class Passes:
             some = replace(
                 every, tokens=every.tokens[:count], labels=every.labels[:count]
             )
-            model, found = ScaleTransformer.from_pretrained(saved), {}
+            model, found = self.plain.saved(saved), {}
             counts = torch.tensor(self.plain.tokenizer.schedule.counts)
             for shown in SHOWN:
                 each = hidden_cross_entropy(model, self.plain.tokenizer, some, shown)

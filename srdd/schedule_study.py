@@ -124,12 +124,21 @@ class ScheduleStudy(Study):
     """A study on the tokens of a candidate, from part of the training images."""
 
     def __init__(
-        self, candidate: Candidate, work: str, root: str | None, task: Any = None
+        self,
+        candidate: Candidate,
+        work: str,
+        root: str | None,
+        task: Any = None,
+        device: str = "cpu",
     ) -> None:
-        teacher = Tokenizer.from_pretrained("fashion")
+        teacher = Tokenizer.from_pretrained("fashion", device=device)
         made = distil(teacher, candidate.sides, candidate.meaning)
         super().__init__(
-            work, root=root, tokenizer=made.tokenizer, task=task or TransformerTask
+            work,
+            root=root,
+            tokenizer=made.tokenizer,
+            task=task or TransformerTask,
+            device=device,
         )
         self.made, self.mark = made, encoding_digest(made)
         self.encode = made.encode
@@ -148,7 +157,7 @@ class ScheduleStudy(Study):
         made = drawn(model, self.tokenizer, labels, sampling=sampling, seed=seed)
         features = features_of(self.judge, (part.images for part in made))
         return self.scores(features) | {
-            "accuracy": accuracy(self.judge.classify(features), labels)
+            "accuracy": accuracy(self.judge.classify(features.to(self.device)), labels)
         }
 
     def scores(self, features: torch.Tensor) -> dict[str, float]:
@@ -165,15 +174,16 @@ class Schedules:
     Args:
         work: folder of what is kept.
         root: where Fashion-MNIST lies.
+        device: where the networks are.
     """
 
-    def __init__(self, work: str, root: str | None) -> None:
-        self.work, self.root = work, root
-        self.parents = Study(work, root=root)
+    def __init__(self, work: str, root: str | None, device: str = "cpu") -> None:
+        self.work, self.root, self.device = work, root, device
+        self.parents = Study(work, root=root, device=device)
 
     def study(self, candidate: Candidate, task: Any = None) -> ScheduleStudy:
         """The study of a candidate; the judge is loaded once."""
-        study = ScheduleStudy(candidate, self.work, self.root, task)
+        study = ScheduleStudy(candidate, self.work, self.root, task, self.device)
         study.judge, study.reference = self.parents.judge, self.parents.reference
         return study
 
@@ -234,7 +244,7 @@ class Schedules:
             some = replace(
                 tokens, tokens=tokens.tokens[:count], labels=tokens.labels[:count]
             )
-            model = ScaleTransformer.from_pretrained(saved)
+            model = study.saved(saved)
             return {"table": state_table(model, study.tokenizer, some).tolist()}
 
         found = study.kept(saved / f"states-{count}.json", measured)["table"]
@@ -246,7 +256,7 @@ class Schedules:
         teacher = self.parents.tokenizer
         images = open_images("fashion", root=self.root)
         some = images.subset(permutation(len(images), 0, 0)[:SLIM_MAPS].tolist())
-        model = ScaleTransformer.from_pretrained(self.parents.run(Variant(), 0)[-1])
+        model = self.parents.saved(self.parents.run(Variant(), 0)[-1])
         labels = torch.arange(SLIM_MAPS) % model.config.classes
         made = drawn(
             model, teacher, labels, sampling=unguided_end(FULL), seed=SLIM_SEED
@@ -264,7 +274,7 @@ class Schedules:
             work = folder.with_name(folder.name + "-training")
             trained = fit(task, SLIM, work, progress=False)
             trained.save_pretrained(folder)
-        return Tokenizer.from_pretrained(folder)
+        return Tokenizer.from_pretrained(folder, device=self.device)
 
     def decoding(self, study: ScheduleStudy, slim: int | None) -> Tokenizer:
         """The tokenizer that paints the samples of a study."""
@@ -281,7 +291,7 @@ class Schedules:
         slim: int | None,
     ) -> Callable[[], object]:
         """What makes 64 images, to be timed."""
-        model = ScaleTransformer.from_pretrained(saved)
+        model = study.saved(saved)
         tokenizer, seeds = self.decoding(study, slim), image_seeds(0, 64)
         labels = torch.arange(64) % model.config.classes
         return lambda: sample(model, tokenizer, labels, config=sampling, seeds=seeds)
@@ -325,7 +335,7 @@ class Schedules:
         @torch.no_grad()
         def found() -> dict[str, float]:
             rows = torch.arange(SCREEN).split(250)
-            real = [study.test.batch(r.tolist())[0] for r in rows]
+            real = [study.test.batch(r.tolist())[0].to(self.device) for r in rows]
             fake = [tokenizer.decode(study.encode(x)) for x in real]
             pairs = zip(fake, real, strict=True)
             decibel = torch.cat([psnr(a, b) for a, b in pairs]).mean().item()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -111,6 +112,9 @@ class FashionSets:
     root: str | None = None
     """Where Fashion-MNIST lies; None asks `$SRDD_DATA`."""
 
+    device: str = "cpu"
+    """Where networks are trained and images measured."""
+
     @cached_property
     def train(self) -> ImageSet:
         """The training images."""
@@ -124,7 +128,7 @@ class FashionSets:
     @cached_property
     def judge(self) -> Judge:
         """The feature network."""
-        return Judge.from_pretrained("judge")
+        return Judge.from_pretrained("judge", device=self.device)
 
     @cached_property
     def reference(self) -> Reference:
@@ -165,6 +169,7 @@ class Study(FashionSets):
         tokenizer: folder or name, or a tokenizer.
         schedule: other sides than the tokenizer's own.
         task: makes what `srdd.training.fit` trains.
+        device: where all networks are; names of files do not depend on it.
         progress: show bars.
     """
 
@@ -176,14 +181,16 @@ class Study(FashionSets):
         tokenizer: str | Tokenizer = "fashion",
         schedule: ScaleSchedule | None = None,
         task: MakeTask = TransformerTask,
+        device: str = "cpu",
         progress: bool = False,
     ) -> None:
-        self.work, self.root, self.progress = Path(work), root, progress
+        self.work, self.root, self.device = Path(work), root, device
+        self.progress = progress
         if isinstance(tokenizer, str):
             tokenizer = Tokenizer.from_pretrained(tokenizer)
         if schedule is not None:
             tokenizer = with_schedule(tokenizer, schedule)
-        self.tokenizer = tokenizer.to(memory_format=torch.channels_last)
+        self.tokenizer = tokenizer.to(device, memory_format=torch.channels_last)
         self.task, self.encode = task, self.tokenizer.encode
         self.mark = weights_digest(self.tokenizer)
 
@@ -194,7 +201,7 @@ class Study(FashionSets):
         if not path.is_file():
             found = encode_images(
                 images,
-                self.encode,
+                lambda pixels: self.encode(pixels.to(self.device)),
                 sides=self.tokenizer.schedule.sides,
                 tokenizer_hash=self.mark,
             )
@@ -245,10 +252,14 @@ class Study(FashionSets):
             start = ScaleTransformer.from_pretrained(variant.init)
             fresh = model.state_dict() if variant.network.get("mask_blocks") else {}
             model.load_state_dict(fresh | start.state_dict())  # or a fresh mask head
-        return model
+        return model.to(self.device)
+
+    def saved(self, folder: str | Path) -> ScaleTransformer:
+        """A saved network on the device of the study, in evaluation mode."""
+        return ScaleTransformer.from_pretrained(folder, device=self.device)
 
     def step_seconds(self, variants: dict[str, Variant]) -> dict[str, float]:
-        """CPU seconds of a training step of each, timed in turn on one thread."""
+        """Seconds of a training step of each, see `seconds_in_turn`."""
         tokens = self.tokens(self.train)
 
         def ready(variant: Variant) -> Callable[[], Any]:
@@ -259,9 +270,8 @@ class Study(FashionSets):
             batches = iter(task.batches(0))
             return lambda: trainer.train_step(next(batches))
 
-        with one_thread():
-            found = interleave({name: ready(v) for name, v in variants.items()})
-        return {name: timing.median for name, timing in found.items()}
+        steps = {name: ready(v) for name, v in variants.items()}
+        return seconds_in_turn(steps, self.device)
 
     def measure(
         self,
@@ -276,7 +286,7 @@ class Study(FashionSets):
         Returns:
             What `srdd.metrics.evaluate` gives.
         """
-        model = ScaleTransformer.from_pretrained(saved)
+        model = self.saved(saved)
         facts = json.dumps([asdict(sampling), count, seed], sort_keys=True)
         return self.kept(
             saved / f"quality-{digest(facts)[:12]}.json",
@@ -300,7 +310,7 @@ class Study(FashionSets):
             some = replace(
                 every, tokens=every.tokens[:count], labels=every.labels[:count]
             )
-            model = ScaleTransformer.from_pretrained(saved)
+            model = self.saved(saved)
             losses = scale_cross_entropy(model, self.tokenizer, some)
             counts = torch.tensor(self.tokenizer.schedule.counts)
             named = {f"scale {k}": x for k, x in enumerate(losses.tolist(), 1)}
@@ -313,6 +323,33 @@ class Study(FashionSets):
         if not path.is_file():
             write_json(path, measure())
         return read_json(path)
+
+
+def seconds_in_turn(
+    candidates: dict[str, Callable[[], Any]], device: str
+) -> dict[str, float]:
+    """Median seconds of calls that are made in turn, on one thread.
+
+    CPU seconds on a CPU; on a CUDA device those until it is done.
+
+    Args:
+        candidates: name to a function without arguments.
+        device: where they compute.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+
+    def finished(run: Callable[[], Any]) -> Callable[[], Any]:
+        def call() -> None:
+            run()
+            torch.cuda.synchronize(device)
+
+        return run if on_cpu else call
+
+    calls = {name: finished(run) for name, run in candidates.items()}
+    clock = time.process_time if on_cpu else time.perf_counter
+    with one_thread():
+        found = interleave(calls, clock=clock)
+    return {name: timing.median for name, timing in found.items()}
 
 
 def weights_digest(module: nn.Module) -> str:

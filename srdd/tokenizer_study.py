@@ -57,14 +57,15 @@ def reconstruction(
 
     Args:
         tokenizer: what is measured.
-        judge: the feature network of the reference.
+        judge: the feature network of the reference, on the same device.
         reference: made from `images`.
         images: real ones, ``n`` of them.
     Returns:
         All of `srdd.metrics.evaluate`, `psnr_db` and `ssim`.
     """
     made, decibel, alike = [], [], []
-    for real in in_batches(images):
+    for batch in in_batches(images):
+        real = batch.to(judge.device)
         made.append(tokenizer.reconstruct(real))
         decibel.append(psnr(made[-1], real))
         alike.append(ssim(made[-1], real))
@@ -80,12 +81,14 @@ class TokenizerStudy(FashionSets):
     Args:
         work: folder of what is kept.
         root: where Fashion-MNIST lies; None asks `$SRDD_DATA`.
+        device: where all networks are.
         training: of each tokenizer.
         progress: show bars.
     """
 
     work: str | Path = "runs"
     root: str | None = None
+    device: str = "cpu"
     training: TrainConfig = TRAINING
     progress: bool = False
 
@@ -108,7 +111,7 @@ class TokenizerStudy(FashionSets):
                 return loader(self.train, config.batch, seed, start)
 
             task = TokenizerTask(
-                fresh.to(memory_format=torch.channels_last),
+                fresh.to(self.device, memory_format=torch.channels_last),
                 stream,
                 seed=seed,
                 start_codes=vocab is not None,
@@ -116,7 +119,7 @@ class TokenizerStudy(FashionSets):
             )
             work = folder.with_name(folder.name + "-training")
             fit(task, config, work, progress=self.progress).save_pretrained(folder)
-        return kind.from_pretrained(folder)
+        return kind.from_pretrained(folder, device=self.device)
 
     def folder(self, vocab: int | None, seed: int) -> Path:
         """Where such a tokenizer is kept."""
