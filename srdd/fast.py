@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUITES', 'one_thread', 'Timing', 'take_turns', 'interleave', 'cache_bytes', 'saved_bytes', 'bytes_kept', 'Tally',
-           'training_step', 'generation', 'fashion_suite', 'run_suite', 'PlainBlocks', 'PlainSampler', 'plain_residual',
-           'plain_decode', 'plain_training_step']
+           'device_seconds', 'Replay', 'replayed', 'training_step', 'generation', 'fashion_suite', 'run_suite',
+           'PlainBlocks', 'PlainSampler', 'plain_residual', 'plain_decode', 'plain_training_step']
 
 # %% ../nbs/16_performance.ipynb #exported-imports
 import math
@@ -25,7 +25,14 @@ from torch.utils._pytree import tree_leaves
 
 from .attention import KeyValueCache, dense_mask
 from .quantization import ScaleCodes
-from .sampling import SampleConfig, gumbel_noise, image_seeds, sample
+from srdd.sampling import (
+    SampleConfig,
+    Sampled,
+    ScaleSampler,
+    gumbel_noise,
+    image_seeds,
+    sample,
+)
 from .scales import area_down
 from .tokenizer import ResidualBlock, Tokenizer
 from .transformer import Block, ScaleTransformer, SelfAttention
@@ -198,6 +205,73 @@ class Tally(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
         return out
 
+# %% ../nbs/16_performance.ipynb #replay
+def device_seconds() -> float:
+    """Wall clock once all CUDA devices are idle; the clock for `take_turns` there."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class Replay:
+    """A function recorded once as a CUDA graph; a call is then one launch.
+
+    Args:
+        run: uses its tensors by value only, and waits for none of them.
+        inputs: tensors on one CUDA device, as every call will give them.
+    Raises:
+        ValueError: an input that is not on a CUDA device.
+    Source: chapter 16.
+    """
+
+    def __init__(self, run: Callable[..., Any], *inputs: Tensor) -> None:
+        places = [str(x.device) for x in inputs if not x.is_cuda]
+        if places or not inputs:
+            raise ValueError(
+                f"a CUDA graph needs CUDA tensors, got {places or 'none'}; move "
+                'networks and inputs with .to("cuda"), or call the function itself'
+            )
+        self.inputs = [x.clone() for x in inputs]
+        stream, here = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(here)
+        with torch.no_grad(), torch.cuda.stream(stream):
+            for _ in range(3):  # loads kernels, picks algorithms
+                run(*self.inputs)
+        here.wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(self.graph):
+            self.result = run(*self.inputs)
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """The result for other values; the next call overwrites it."""
+        for mine, given in zip(self.inputs, inputs, strict=True):
+            mine.copy_(given)
+        self.graph.replay()
+        return self.result
+
+
+def replayed(
+    model: ScaleTransformer, tokenizer: Tokenizer, batch: int, config: SampleConfig
+) -> Replay:
+    """Sampling of `batch` images, ``(labels, seeds)`` to `Sampled`, as a graph.
+
+    Args:
+        model, tokenizer: on one CUDA device, in evaluation mode.
+        batch: images of every call.
+        config: guidance and truncation, without passes.
+    Raises:
+        ValueError: networks elsewhere, or passes, which wait for values.
+    """
+    if config.resampling is not None:
+        raise ValueError("config.resampling cannot be recorded; set it to None")
+
+    def run(labels: Tensor, seeds: Tensor) -> Sampled:
+        chooser = ScaleSampler(model, tokenizer.quantize, labels, seeds, config)
+        return chooser.run(tokenizer)
+
+    blank = model.head.weight.new_zeros(batch, dtype=torch.int64)
+    return Replay(run, blank, blank)
+
 # %% ../nbs/16_performance.ipynb #training-step
 def training_step(
     model: ScaleTransformer, batch: int, backend: str, seed: int = 0
@@ -306,6 +380,10 @@ class PlainBlocks:
         """A linear layer."""
         return F.linear(x, layer.weight, bias)
 
+    def norm(self, x: Tensor) -> Tensor:
+        """Rows of zero mean and unit variance."""
+        return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
     def signal(self, start: Tensor) -> Tensor:
         """What the vectors of all blocks come from, computed at every scale."""
         if not self.model.config.shared_adaln:
@@ -353,10 +431,10 @@ class PlainBlocks:
     ) -> tuple[Tensor, Any]:
         """A whole block; its rows, and the keys and values to keep."""
         gate1, gate2, scale1, scale2, shift1, shift2 = self.vectors(block, signal)
-        y = block.norm(x) * (1 + scale1) + shift1
+        y = self.norm(x) * (1 + scale1) + shift1
         y, kept = self.attention(block.attention, y, old, bias)
         x = x + y * gate1
-        y = block.norm(x) * (1 + scale2) + shift2
+        y = self.norm(x) * (1 + scale2) + shift2
         return x + self.mlp(block, y) * gate2, kept
 
     def logits(self, x: Tensor, start: Tensor) -> Tensor:
@@ -364,7 +442,7 @@ class PlainBlocks:
         model, last = self.model, self.model.head_modulation
         two = self.product(last, F.silu(start), last.bias).unflatten(-1, (2, -1))
         scale, shift = two.unbind(2)
-        y = model.head_norm(x) * (1 + scale) + shift
+        y = self.norm(x) * (1 + scale) + shift
         return self.product(model.head, y, model.head.bias)
 
 # %% ../nbs/16_performance.ipynb #plain-sampler

@@ -10,7 +10,7 @@ __all__ = ['GUIDANCE_RULES', 'RESAMPLING_RULES', 'RESAMPLING_LAWS', 'SAMPLING_PR
 # %% ../nbs/09_sampling.ipynb #exported-imports
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -283,7 +283,7 @@ def gumbel_noise(
         ``(b, count, vocab)`` float32 on the device of `seeds`.
     Source: Salmon et al. 2011 for noise from counters. Chapter 9.
     """
-    keys = hash_counter(seeds, torch.tensor((turn << 16) + k, device=seeds.device))
+    keys = hash_counter(seeds, torch.full((), (turn << 16) + k, device=seeds.device))
     places = torch.arange(count * vocab, device=seeds.device)
     bits = hash_counter(keys[:, None], places)  # (b, count * vocab)
     bits = bits.bitwise_right_shift_(41).bitwise_and_(0x7F_FFFF)
@@ -345,8 +345,6 @@ class ScaleSampler:
         schedule, mask = model.config.schedule, model.config.mask
         scales = len(schedule)
         weights = [config.weight(k, scales) for k in range(scales)]
-        if bool((labels == model.null_label).all()):
-            weights = [1.0] * scales
         needed = [k for k, w in enumerate(weights) if w != 1]
         last = max(needed, default=-1)
         self.guided = [
@@ -412,6 +410,17 @@ class ScaleSampler:
         self.trace.append(ScaleTrace(k, self.weights[k], drawn))
         return tokens
 
+    def run(
+        self, tokenizer: Tokenizer, callback: Callable[[Step], None] | None = None
+    ) -> Sampled:
+        """Draw every scale and decode the map; the host waits for no value."""
+        tokens = []
+        for step in self.quantize.steps(self.choose, len(self.seeds)):
+            tokens.append(step.tokens)
+            if callback is not None:
+                callback(step)
+        return Sampled(tokenizer.decode_map(step.f_hat), tokens, self.trace)
+
 # %% ../nbs/09_sampling.ipynb #sample
 @torch.no_grad()
 def sample(
@@ -448,18 +457,15 @@ def sample(
     seeds = torch.as_tensor(seeds, dtype=torch.int64, device=device)
     ids = sample_labels(model, labels, len(seeds)).to(device)
     check_pair(model, tokenizer, config)
+    if labels is None:  # the two laws of guidance are one
+        config = replace(config, guidance=1.0)
     was_training = model.training
     model.eval()
     try:
-        quantize, tokens = tokenizer.quantize, []
-        chooser = sampler(model, quantize, ids, seeds, config, callback)
+        chooser = sampler(model, tokenizer.quantize, ids, seeds, config, callback)
         if config.resampling is not None and not chooser.makes_passes:
             raise ValueError("config.resampling needs srdd.resampling.resample")
-        for step in quantize.steps(chooser.choose, len(ids)):
-            tokens.append(step.tokens)
-            if callback is not None:
-                callback(step)
-        return Sampled(tokenizer.decode_map(step.f_hat), tokens, chooser.trace)
+        return chooser.run(tokenizer, callback)
     finally:
         model.train(was_training)
 

@@ -52,7 +52,13 @@ from .likelihood import (
 )
 from .quantization import MultiScaleQuantizer, ScaleCodes
 from .scales import ScaleSchedule, area_down, bicubic_up
-from .transformer import Condition, ScaleTransformer, TransformerConfig, see_known
+from .transformer import (
+    Condition,
+    ScaleTransformer,
+    TransformerConfig,
+    modulated,
+    see_known,
+)
 
 Numbers = dict[str, float]
 # Rounding is below 1e-12 here; what counts as visible is a thousand times what counts
@@ -682,7 +688,7 @@ class Float64Transformer(ScaleTransformer):
         if known is not None:
             x = see_known(self, x, known, condition, mix)
         scale, shift = condition.head
-        return self.head(self.head_norm(x) * (1 + scale) + shift)
+        return self.head(modulated(x, 1 + scale, shift))
 
 
 def in_float64(model: ScaleTransformer) -> ScaleTransformer:
