@@ -34,6 +34,8 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
 
     pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype(args))
     pipe.sampling = sampling_options(pipe, args)
+    if args.cuda_graphs:
+        pipe.enable_cuda_graphs()
     labels = None
     if args.classes != "none":
         every = args.classes == "all"
@@ -66,7 +68,6 @@ def draw(pipe: Any, labels: list[int] | None, args: argparse.Namespace) -> Any:
     import torch
     from tqdm.auto import tqdm
 
-    from .resampling import resample
     from .sampling import image_seeds
 
     count = args.count if labels is None else len(labels)
@@ -75,13 +76,7 @@ def draw(pipe: Any, labels: list[int] | None, args: argparse.Namespace) -> Any:
     for at in tqdm(range(0, count, args.batch), disable=quiet(args), leave=False):
         part = slice(at, at + args.batch)
         chosen = None if labels is None else labels[part]
-        made = resample(
-            pipe.transformer,
-            pipe.tokenizer,
-            chosen,
-            config=pipe.sampling,
-            seeds=seeds[part],
-        )
+        made = pipe.draw(chosen, seeds[part], pipe.sampling)
         parts.append(made.images.float().cpu())
     return torch.cat(parts)
 
@@ -910,6 +905,11 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--count", type=int, default=8, help="images per class (8)")
     p.add_argument("--batch", type=int, default=64, help="images at a time (64)")
+    p.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        help="with --device cuda: record a batch once, then launch the record",
+    )
     p.add_argument("--zoom", type=int, default=2, help="pixels per pixel (2)")
     p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
     p.add_argument(

@@ -20,6 +20,7 @@ from .distillation import generation_flops
 from .fast import Timing, run_suite
 from .features import feature_net, shipped_judge, train_judge
 from .files import encode_images, read_json, write_json
+from .gpu_speed import gpu_suite
 from .likelihood import count_collisions
 from .metrics import (
     FeatureNet,
@@ -505,6 +506,18 @@ def measure_var_speed(setting: Setting) -> dict[str, Any]:
     return {"values": values, "tier": "full scale"}
 
 
+def measure_var_gpu(setting: Setting) -> dict[str, Any]:
+    """The published size d16 on a GPU: the usual algorithm and ours as a graph."""
+    values: dict[str, Any] = {}
+    for part, found in gpu_suite(keep=setting.part).items():
+        for name, numbers in found.pop("ratios", {}).items():
+            values |= rounds(f"{part}/{name}", numbers)
+        for name, numbers in found.pop("seconds", {}).items():
+            values |= rounds(f"{part}/{name}, seconds", numbers)
+        values |= {f"{part}/{name}": single(number) for name, number in found.items()}
+    return {"values": values, "tier": "full scale"}
+
+
 STUDY_VARIANTS = {
     "study size": Variant(),
     "half the steps": Variant(steps=500),
@@ -826,6 +839,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         "A model of published size is sampled and trained faster than usual, with "
         "the same tokens.",
         measure_var_speed,
+        timed=True,
+    ),
+    "var-gpu": Experiment(
+        "On a GPU a model of published size is sampled faster than usual.",
+        measure_var_gpu,
         timed=True,
     ),
 }

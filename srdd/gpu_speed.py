@@ -7,7 +7,6 @@ has float16 weights and is one recorded graph. Everything takes turns in one run
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -27,36 +26,11 @@ from .speed import CAUSAL, MARKOV, PLAIN, SHORT, Compiled, Models, ratio
 from .tokenizer import Tokenizer, TokenizerConfig
 from .transformer import ScaleTransformer, preset
 
-COMPILED = "usual, compiled"
-FUSED = ", fused"
+COMPILED, FUSED, EAGER = "usual, compiled", ", fused", ", call by call"
+Run = Callable[[], Any]
 
 
-@contextmanager
-def fused() -> Iterator[None]:
-    """Compile the small functions between the products while a graph is recorded.
-
-    Layer norm with modulation, group norm with SiLU, and the noise become one kernel
-    each. They are compiled for any shape, so this takes seconds and not minutes.
-    """
-    activate = torch.compile(group_silu, dynamic=True)
-
-    def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-        return activate(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-
-    noise, rows = sampling.gumbel_noise, transformer.modulated
-    places: list[tuple[Any, str, Callable[..., Any]]] = [
-        (tokenizer, "norm_silu", norm_silu),
-        (transformer, "modulated", torch.compile(rows, dynamic=True)),
-        (sampling, "gumbel_noise", torch.compile(noise, dynamic=True)),
-    ]
-    before = [(module, name, getattr(module, name)) for module, name, _ in places]
-    try:
-        for module, name, function in places:
-            setattr(module, name, function)
-        yield
-    finally:
-        for module, name, function in before:
-            setattr(module, name, function)
+# What the graph may hold beside what the package calls
 
 
 def group_silu(
@@ -66,33 +40,71 @@ def group_silu(
     return F.silu(F.group_norm(x, groups, weight, bias, eps))
 
 
-def half(models: Models) -> Models:
-    """The same weights in float16, convolutions in channels_last, and nothing shared."""
-    small = deepcopy(models.tokenizer).half().to(memory_format=torch.channels_last)
-    return Models.around(
-        small, deepcopy(models.causal).half(), models.short.config.schedule, models
-    )
+@contextmanager
+def fused() -> Iterator[None]:
+    """Compile the small functions between the products while a graph is recorded.
+
+    Layer norm with modulation, group norm with SiLU, and the noise become one kernel
+    each, for any shape: this takes seconds, and not the minutes of a whole network.
+    """
+    activate = torch.compile(group_silu, dynamic=True)
+
+    def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+        return activate(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+
+    small: list[tuple[Any, str, Callable[..., Any]]] = [
+        (tokenizer, "norm_silu", norm_silu),
+        (
+            transformer,
+            "modulated",
+            torch.compile(transformer.modulated, dynamic=True),
+        ),
+        (sampling, "gumbel_noise", torch.compile(sampling.gumbel_noise, dynamic=True)),
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in small]
+    try:
+        for module, name, function in small:
+            setattr(module, name, function)
+        yield
+    finally:
+        for module, name, function in before:
+            setattr(module, name, function)
 
 
-def networks(models: Models) -> dict[str, tuple[ScaleTransformer, Tokenizer]]:
-    """The three models of ours, each with the tokenizer of its schedule."""
-    short = deepcopy_codes(models)
-    return {
-        CAUSAL: (models.causal, models.tokenizer),
-        MARKOV: (models.markov, models.tokenizer),
-        SHORT: (models.short, short),
-    }
+# The two sides
 
 
-def deepcopy_codes(models: Models) -> Tokenizer:
-    """The tokenizer with the codes of the short schedule, its weights shared."""
+def in_half(models: Models) -> Models:
+    """The same weights in float16, convolutions in channels_last."""
+    coder = deepcopy(models.tokenizer).half().to(memory_format=torch.channels_last)
+    short, batch = models.short.config.schedule, len(models.labels)
+    return Models.around(coder, deepcopy(models.causal).half(), short, batch)
+
+
+def resized(models: Models, batch: int) -> Models:
+    """The same networks for another number of images."""
+    short = models.short.config.schedule
+    return Models.around(models.tokenizer, models.causal, short, batch)
+
+
+def short_tokenizer(models: Models) -> Tokenizer:
+    """The tokenizer for the tokens of the short schedule, its weights shared."""
     config = replace(models.tokenizer.config, schedule=models.short.config.schedule)
     with torch.device("meta"):
         short = Tokenizer(config)
-    short.encoder, short.decoder = models.tokenizer.encoder, models.tokenizer.decoder
-    short.post_quant_conv = models.tokenizer.post_quant_conv
+    for name in ("encoder", "decoder", "quant_conv", "post_quant_conv"):
+        setattr(short, name, getattr(models.tokenizer, name))
     short.quantize = models.short_codes
     return short.eval()
+
+
+def pairs(models: Models) -> dict[str, tuple[ScaleTransformer, Tokenizer]]:
+    """Our three models, each with the tokenizer of its schedule."""
+    return {
+        CAUSAL: (models.causal, models.tokenizer),
+        MARKOV: (models.markov, models.tokenizer),
+        SHORT: (models.short, short_tokenizer(models)),
+    }
 
 
 @torch.no_grad()
@@ -102,110 +114,183 @@ def usual_images(
     decode: Callable[[Tokenizer, Tensor], Tensor] = plain_decode,
 ) -> Tensor:
     """Images of the usual algorithm, all of it under autocast."""
-    with torch.autocast("cuda", torch.float16):
-        _, f_hat = kind(
-            models.causal,
-            models.tokenizer.quantize,
-            models.labels,
-            models.seeds,
-            models.sampling,
-        ).run()
+    codes, labels, seeds = models.tokenizer.quantize, models.labels, models.seeds
+    with torch.autocast(labels.device.type, torch.float16):
+        _, f_hat = kind(models.causal, codes, labels, seeds, models.sampling).run()
         return decode(models.tokenizer, f_hat)
 
 
-def recorded(
-    model: ScaleTransformer, tokenizer: Tokenizer, models: Models
-) -> Callable[[], Any]:
-    """Our sampling as a graph, ready to be called."""
-    graph = replayed(model, tokenizer, len(models.labels), models.sampling)
+@torch.no_grad()
+def our_images(models: Models, model: ScaleTransformer, coder: Tokenizer) -> Any:
+    """What a graph records, call by call."""
+    chooser = ScaleSampler(
+        model, coder.quantize, models.labels, models.seeds, models.sampling
+    )
+    return chooser.run(coder)
+
+
+def recorded(models: Models, model: ScaleTransformer, coder: Tokenizer) -> Run:
+    """Our sampling as a graph."""
+    graph = replayed(model, coder, len(models.labels), models.sampling)
     return partial(graph, models.labels, models.seeds)
 
 
-@torch.no_grad()
-def call_by_call(
-    model: ScaleTransformer, tokenizer: Tokenizer, models: Models
-) -> Callable[[], Any]:
-    """The same without a graph."""
-
-    def run() -> Any:
-        chooser = ScaleSampler(
-            model, tokenizer.quantize, models.labels, models.seeds, models.sampling
-        )
-        with torch.no_grad():
-            return chooser.run(tokenizer)
-
-    return run
+# The parts of the suite
 
 
-def candidates(
-    models: Models, small: Models, compiled: bool
-) -> dict[str, Callable[[], Any]]:
-    """All that is timed at one batch size.
-
-    Args:
-        models: float32, for the usual algorithm.
-        small: float16, for ours.
-        compiled: the compiled baseline too.
-    """
-    found: dict[str, Callable[[], Any]] = {PLAIN: partial(usual_images, models)}
+def usual_runs(models: Models, compiled: bool) -> dict[str, Run]:
+    """The baselines: plain, and compiled if asked."""
+    found: dict[str, Run] = {PLAIN: partial(usual_images, models)}
     if compiled:
         decode = torch.compile(plain_decode)
         found[COMPILED] = partial(usual_images, models, Compiled, decode)
-    ours = networks(small)
-    found[f"{SHORT}, call by call"] = call_by_call(*ours[SHORT], small)
-    found |= {name: recorded(*pair, small) for name, pair in ours.items()}
+    return found
+
+
+def our_runs(models: Models) -> dict[str, Run]:
+    """Ours call by call, recorded, and recorded with small functions compiled."""
+    ours = pairs(models)
+    found: dict[str, Run] = {SHORT + EAGER: partial(our_images, models, *ours[SHORT])}
+    found |= {name: recorded(models, *pair) for name, pair in ours.items()}
     with fused():
-        found |= {
-            name + FUSED: recorded(*ours[name], small)
-            for name in (CAUSAL, MARKOV, SHORT)
-        }
+        found |= {k + FUSED: recorded(models, *pair) for k, pair in ours.items()}
     return found
 
 
 def latency_part(
     models: Models, small: Models, repeats: int, compiled: bool
 ) -> dict[str, Any]:
-    """Seconds of whole generations, and their ratios to the baselines."""
-    runs = candidates(models, small, compiled)
-    seconds = take_turns(runs, repeats, device_seconds)
-    bases = [name for name in (PLAIN, COMPILED) if name in seconds]
-    return {
-        "seconds": seconds,
-        "ratios": {
-            f"{base} / {name}": ratio(seconds, [base], [name])
-            for base in bases
-            for name in seconds
-            if name not in bases
-        }
-        | (
-            {f"{PLAIN} / {COMPILED}": ratio(seconds, [PLAIN], [COMPILED])}
-            if compiled
-            else {}
-        ),
-    }
+    """Seconds of whole generations, decoder included, and their ratios."""
+    bases, ours = usual_runs(models, compiled), our_runs(small)
+    seconds = take_turns(bases | ours, repeats, device_seconds)
+    found = {f"{a} / {b}": ratio(seconds, [a], [b]) for a in bases for b in ours}
+    if compiled:
+        found[f"{PLAIN} / {COMPILED}"] = ratio(seconds, [PLAIN], [COMPILED])
+    return {"seconds": seconds, "ratios": found}
 
 
 @torch.no_grad()
 def decoder_part(models: Models, small: Models, repeats: int) -> dict[str, Any]:
     """The decoder alone: seconds, and how far float16 is from float32."""
-    batch, config = len(models.labels), models.tokenizer.config
-    side = config.schedule.sides[-1]
-    maps = torch.randn(batch, config.code_width, side, side, device="cuda")
+    config, batch = models.tokenizer.config, len(models.labels)
+    side, device = config.schedule.sides[-1], models.labels.device
+    maps = torch.randn(batch, config.code_width, side, side, device=device)
 
     def usual() -> Tensor:
-        with torch.autocast("cuda", torch.float16):
+        with torch.autocast(device.type, torch.float16):
             return plain_decode(models.tokenizer, maps)
 
-    runs = {
-        "usual decoder": usual,
-        "our decoder": partial(small.tokenizer.decode_map, maps.half()),
-    }
+    ours = partial(small.tokenizer.decode_map, maps.half())
+
+    def ours_fused() -> Tensor:
+        return ours()
+
+    runs = {"usual decoder": usual, "our decoder": ours}
+    seconds = take_turns(runs, repeats, device_seconds)
     with fused():
-        part = torch.compile(small.tokenizer.decode_map, dynamic=False)
-        del part  # the whole decoder takes a minute to compile: pieces only
-        seconds = take_turns(runs, repeats, device_seconds)
-        runs["our decoder"]()
-        seconds |= take_turns({"our decoder" + FUSED: runs["our decoder"]}, repeats)
-    exact = models.tokenizer.decode_map(maps)
-    off = (runs["our decoder"]().float() - exact).abs().max().item()
-    return {"seconds": seconds, "largest difference, steps of 1/255": off * 127.5}
+        name = "our decoder" + FUSED
+        seconds |= take_turns({name: ours_fused}, repeats, device_seconds)
+    off = (ours().float() - models.tokenizer.decode_map(maps)).abs().max().item()
+    return {"seconds": seconds, "pixel steps of 1/255 apart": off * 127.5}
+
+
+def peak_bytes(run: Run) -> int:
+    """Most memory of the device while `run` is called, weights included."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
+
+
+def memory_part(make: Callable[[], Models], batch: int) -> dict[str, float]:
+    """Peak memory of one batch on either side, with nothing else on the device.
+
+    Args:
+        make: makes the float32 models on the device.
+        batch: images at a time.
+    """
+    models = resized(make(), batch)
+    found: dict[str, float] = {PLAIN: peak_bytes(partial(usual_images, models))}
+    small = in_half(models)
+    del models
+    for name, pair in pairs(small).items():
+        found[name] = peak_bytes(partial(our_images, small, *pair))
+    whole = {f"{name} / {PLAIN}": found[name] / found[PLAIN] for name in pairs(small)}
+    return found | whole
+
+
+@torch.no_grad()
+def equality_part(models: Models, small: Models) -> dict[str, float]:
+    """Tokens of half precision against those of float32, and graph against calls."""
+    args = models.tokenizer.quantize, models.labels, models.seeds, models.sampling
+    exact = torch.cat(PlainSampler(models.causal, *args).run()[0], 1)
+    with torch.autocast(models.labels.device.type, torch.float16):
+        usual = torch.cat(PlainSampler(models.causal, *args).run()[0], 1)
+    single = our_images(models, models.causal, models.tokenizer)
+    model, coder = pairs(small)[SHORT]
+    calls, graph = our_images(small, model, coder), recorded(small, model, coder)()
+    with fused():
+        quick = recorded(small, model, coder)()
+
+    def differ(a: list[Tensor], b: list[Tensor]) -> int:
+        return sum(int((x != y).sum()) for x, y in zip(a, b, strict=True))
+
+    half = our_images(small, small.causal, small.tokenizer)
+    return {
+        "tokens": exact.numel(),
+        "ours in float32, tokens that differ": differ(
+            [exact], [torch.cat(single.tokens, 1)]
+        ),
+        "usual in float16, tokens that differ": int((exact != usual).sum()),
+        "ours in float16, tokens that differ": differ(
+            [exact], [torch.cat(half.tokens, 1)]
+        ),
+        "graph against calls, tokens that differ": differ(calls.tokens, graph.tokens),
+        "fused against calls, tokens that differ": differ(calls.tokens, quick.tokens),
+    }
+
+
+def gpu_suite(
+    repeats: int = 20,
+    name: str = "d16",
+    batch: int = 64,
+    keep: Callable[[str, Run], Any] = lambda _, part: part(),
+) -> dict[str, Any]:
+    """The published size ``name`` with random weights, 256 pixels, guided.
+
+    Args:
+        repeats: rounds.
+        name: a preset.
+        batch: images of the large batch; the small one is a single image.
+        keep: called with the name of each part and a function that measures it.
+    Returns:
+        Seconds and ratios round by round, counts and bytes, by part.
+    Raises:
+        ValueError: no CUDA device.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError("suite var-gpu needs a CUDA device, and torch sees none")
+
+    def make() -> Models:
+        torch.manual_seed(0)
+        config = preset(name, mask="causal", schedule=VAR_256)
+        models = Models.of(config, TokenizerConfig(), SHORT_256)
+        for network in (models.tokenizer, models.causal):
+            network.requires_grad_(False).to("cuda")
+        return Models.around(models.tokenizer, models.causal, SHORT_256, 1)
+
+    found = {"memory": keep("memory", lambda: memory_part(make, batch))}
+    models = make()
+    small = in_half(models)
+    many, small_many = resized(models, batch), resized(small, batch)
+    for title, part in {
+        "equal": lambda: equality_part(models, small),
+        "one image": lambda: latency_part(models, small, repeats, compiled=False),
+        f"{batch} images": lambda: latency_part(many, small_many, repeats, False),
+        "decoder, one image": lambda: decoder_part(models, small, repeats),
+        f"decoder, {batch} images": lambda: decoder_part(many, small_many, repeats),
+        "one image, compiled too": lambda: latency_part(models, small, repeats, True),
+    }.items():
+        found[title] = keep(title, part)
+    return found

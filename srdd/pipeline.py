@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .fast import Replay, replayed
 from .figures import to_pil
 from .files import (
     CheckpointError,
@@ -26,8 +27,10 @@ from .sampling import (
     SAMPLING_PRESETS,
     ResamplingPlan,
     SampleConfig,
+    Sampled,
     check_pair,
     image_seeds,
+    sample_labels,
 )
 from .tokenizer import Tokenizer
 from .transformer import ScaleTransformer
@@ -75,6 +78,7 @@ class Pipeline:
         self.tokenizer, self.transformer = tokenizer.eval(), transformer.eval()
         self.sampling = sampling or SampleConfig()
         self.presets = dict(presets or {})
+        self.graphs: dict[tuple[int, SampleConfig], Replay] | None = None
         check_pair(transformer, tokenizer, self.sampling)
         count = transformer.config.classes
         self.classes = tuple(classes) or tuple(str(i) for i in range(count))
@@ -147,6 +151,7 @@ class Pipeline:
         """Move both networks; returns the pipeline itself."""
         self.tokenizer.to(device)
         self.transformer.to(device)
+        self.graphs = None  # they hold the old weights
         return self
 
     @property
@@ -236,13 +241,11 @@ class Pipeline:
         seeds = seeds_of(generator, count)
         hook = self.step_hook(callback_on_step_end, callback_on_step_end_tensor_inputs)
         parts = [
-            resample(
-                self.transformer,
-                self.tokenizer,
+            self.draw(
                 None if ids is None else ids[at : at + batch_size],
-                config=config,
-                seeds=seeds[at : at + batch_size],
-                callback=hook,
+                seeds[at : at + batch_size],
+                config,
+                hook,
             )
             for at in range(0, count, batch_size)
         ]
@@ -251,6 +254,46 @@ class Pipeline:
             torch.cat(scale) for scale in zip(*(p.tokens for p in parts), strict=True)
         ]
         return PipelineOutput(convert(images, output_type), ids, tokens)
+
+    def draw(
+        self,
+        ids: list[int] | None,
+        seeds: list[int],
+        config: SampleConfig,
+        hook: Callable[[Step], None] | None = None,
+    ) -> Sampled:
+        """One batch: from a recorded graph if there may be one, else call by call."""
+        if self.graphs is None or hook is not None or config.resampling is not None:
+            networks = self.transformer, self.tokenizer
+            return resample(*networks, ids, config=config, seeds=seeds, callback=hook)
+        labels = sample_labels(self.transformer, ids, len(seeds)).to(self.device)
+        plain = config if ids is not None else replace(config, guidance=1.0)
+        key = len(seeds), plain
+        if key not in self.graphs:
+            check_pair(self.transformer, self.tokenizer, config)
+            self.graphs[key] = replayed(
+                self.transformer, self.tokenizer, len(seeds), plain
+            )
+        found = self.graphs[key](labels, torch.tensor(seeds, device=self.device))
+        tokens = [scale.clone() for scale in found.tokens]
+        return Sampled(found.images.clone(), tokens, [])
+
+    def enable_cuda_graphs(self) -> Pipeline:
+        """Record each batch size and setting once, and launch the record after that.
+
+        Calls with a callback, or with passes, run as before. Weights may change in
+        place; after `to` or another load, call this again.
+
+        Raises:
+            ValueError: the networks are not on a CUDA device.
+        """
+        if self.device.type != "cuda":
+            raise ValueError(
+                f'device is {self.device}, CUDA graphs need "cuda": call '
+                '.to("cuda") first'
+            )
+        self.graphs = {}
+        return self
 
     def config_with(
         self,

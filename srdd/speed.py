@@ -107,14 +107,26 @@ class Models:
         """
         tokenizer = Tokenizer(shape).eval()
         causal = lively(ScaleTransformer(replace(config, drop_path=0.0)))
+        return cls.around(tokenizer, causal, short, batch)
+
+    @classmethod
+    def around(
+        cls,
+        tokenizer: Tokenizer,
+        causal: ScaleTransformer,
+        short: ScaleSchedule,
+        batch: int,
+    ) -> Models:
+        """The other models share the weights of these two, and their device."""
+        images = torch.arange(batch, device=causal.head.weight.device)
         return cls(
             tokenizer,
             causal,
             sibling(causal, mask="markov"),
             sibling(causal, mask="markov", schedule=short),
             codes_for(tokenizer, short),
-            torch.arange(batch) % config.classes,
-            torch.arange(batch) + 11,
+            images % causal.config.classes,
+            images + 11,
         )
 
     @property
@@ -589,7 +601,17 @@ def var_suite(
     return found
 
 
-SUITES: dict[str, Callable[[int], dict[str, Any]]] = fast.SUITES | {"var": var_suite}
+def var_gpu_suite(repeats: int = 20) -> dict[str, Any]:
+    """The same on a GPU: the usual algorithm against ours as a CUDA graph."""
+    from .gpu_speed import gpu_suite
+
+    return gpu_suite(repeats)
+
+
+SUITES: dict[str, Callable[[int], dict[str, Any]]] = fast.SUITES | {
+    "var": var_suite,
+    "var-gpu": var_gpu_suite,
+}
 
 
 def run_suite(name: str, repeats: int = 20) -> dict[str, Any]:

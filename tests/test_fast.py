@@ -1,12 +1,30 @@
 """Timings: the stopwatch with a clock that tests control, and the counts."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from srdd import fast
-from srdd.fast import Timing, bytes_kept, cache_bytes, interleave, one_thread
+from srdd.fast import (
+    Replay,
+    Timing,
+    bytes_kept,
+    cache_bytes,
+    interleave,
+    one_thread,
+    replayed,
+)
+from srdd.sampling import ResamplingPlan, SampleConfig, ScaleSampler, sample
 from srdd.scales import ScaleSchedule
+from srdd.tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import ScaleTransformer, TransformerConfig
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+PHI = ScaleSchedule((1, 2, 4), (0, 0, 1))
 
 SHAPE = {
     "depth": 2,
@@ -116,3 +134,67 @@ def test_the_fashion_suite_reports_ratios_and_bytes(monkeypatch):
     # packing 130 tokens saves work on a CPU and no memory
     packed, dense = found["saved_bytes"]["packed"], found["saved_bytes"]["dense"]
     assert 0 < packed < 1.2 * dense
+
+
+def test_a_graph_needs_tensors_on_cuda_and_no_passes():
+    tokenizer = Tokenizer.from_pretrained("fashion")
+    model = ScaleTransformer.from_pretrained("fashion")
+    with pytest.raises(ValueError, match=r"CUDA tensors, got \['cpu'\]"):
+        Replay(torch.neg, torch.ones(1))
+    with pytest.raises(ValueError, match="CUDA tensors, got none"):
+        Replay(torch.neg)
+    with pytest.raises(ValueError, match="CUDA tensors"):
+        replayed(model, tokenizer, 2, SampleConfig(2.0))
+    with pytest.raises(ValueError, match="cannot be recorded"):
+        replayed(model, tokenizer, 2, SampleConfig(resampling=ResamplingPlan(1)))
+
+
+@cuda
+def test_a_graph_gives_what_the_calls_give():
+    tokenizer = Tokenizer.from_pretrained("fashion", device="cuda")
+    model = ScaleTransformer.from_pretrained("fashion", device="cuda")
+    config = SampleConfig(3.0, top_k=200, top_p=0.95)
+    graph = replayed(model, tokenizer, 3, config)
+    for labels, seeds in ([0, 1, 2], [5, 6, 7]), ([9, 9, 4], [1, 2, 3]):
+        want = sample(model, tokenizer, labels, config=config, seeds=seeds)
+        got = graph(*(torch.tensor(x, device="cuda") for x in (labels, seeds)))
+        for a, b in zip(got.tokens, want.tokens, strict=True):
+            assert torch.equal(a, b)
+        assert torch.allclose(got.images, want.images, atol=1e-4)
+
+
+class NoCopies(TorchDispatchMode):
+    """Refuses an operation that takes tensors of one device to another."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        places = {
+            x.device.type for x in tree_leaves((args, made)) if torch.is_tensor(x)
+        }
+        assert len(places) < 2, f"{function} copies between {places}"
+        return made
+
+
+@contextmanager
+def fake_cuda(*modules):
+    """Tensors without values that say they are on a GPU: reading one raises."""
+    with FakeTensorMode(), NoCopies():
+        for module in modules:
+            module._apply(lambda x: torch.empty(x.shape, dtype=x.dtype, device="cuda"))
+        yield
+
+
+def test_sampling_never_makes_the_host_wait():
+    """A graph can be recorded only of code that reads no value and copies nothing."""
+    for mask in ("markov", "causal"):
+        config = TransformerConfig(**SHAPE | {"schedule": PHI, "mask": mask})
+        shape = TokenizerConfig(1, 8, (1, 2), 1, (), 4, 8, 16, 2, PHI)
+        model = ScaleTransformer(config).half().eval()
+        tokenizer = Tokenizer(shape).half().eval()
+        with fake_cuda(model, tokenizer), torch.no_grad():
+            where = {"device": "cuda", "dtype": torch.int64}
+            both = torch.empty(2, **where), torch.empty(2, **where)
+            settings = SampleConfig(2.5, top_k=5, top_p=0.9)
+            chooser = ScaleSampler(model, tokenizer.quantize, *both, settings)
+            images = chooser.run(tokenizer).images
+            assert images.device.type == "cuda" and images.shape == (2, 1, 8, 8)

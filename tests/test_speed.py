@@ -254,6 +254,6 @@ def test_a_result_can_be_read_on_the_screen(monkeypatch, capsys, tmp_path):
 
 
 def test_both_suites_have_a_name():
-    assert set(SUITES) == {"fashion", "var"} and set(fast.SUITES) == {"fashion"}
+    assert set(SUITES) == {"fashion", "var", "var-gpu"} and set(fast.SUITES) == {"fashion"}
     with pytest.raises(ValueError, match="var"):
         speed.run_suite("nothing")
