@@ -17,7 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from .data import ImageSet, digest, open_images, permutation
 from .distillation import generation_flops
-from .fast import Timing, run_suite
+from .fast import Timing
 from .features import feature_net, shipped_judge, train_judge
 from .files import encode_images, read_json, write_json
 from .gpu_speed import gpu_suite
@@ -37,7 +37,7 @@ from .pipeline import Pipeline
 from .presets import GRID, chosen
 from .records import commit_id, read_record, single, spread, write_record
 from .sampling import SampleConfig, image_seeds, sample
-from .speed import var_suite
+from .speed import fashion_suite, var_suite
 from .studies import (
     SEEDS,
     Study,
@@ -456,7 +456,7 @@ def measure_training(setting: Setting) -> dict[str, Any]:
 
 def measure_speed(setting: Setting) -> dict[str, Any]:
     """Seconds, ratios and bytes of the shipped pair, on one thread."""
-    found = run_suite("fashion")
+    found = fashion_suite(20)
     values: dict[str, Any] = {
         "generate 64, causal / Markovian": single(
             found["generate_ratio_causal_over_markov"]

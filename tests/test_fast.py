@@ -112,30 +112,6 @@ def test_both_backends_train_the_same_step():
     torch.testing.assert_close(*losses, rtol=0, atol=1e-6)
 
 
-def test_an_unknown_suite_names_the_known_ones():
-    with pytest.raises(ValueError, match="fashion"):
-        fast.run_suite("nothing")
-
-
-def test_the_fashion_suite_reports_ratios_and_bytes(monkeypatch):
-    from srdd.files import shipped_names
-
-    if not {"fashion", "fashion-causal"} <= set(shipped_names()):
-        pytest.skip("this checkout has no weights/fashion pair")
-    monkeypatch.setattr(
-        fast,
-        "interleave",
-        lambda tasks, repeats: {name: Timing.of([1.0, 1.0]) for name in tasks},
-    )
-    found = fast.fashion_suite(2)
-    assert found["generate_ratio_causal_over_markov"] == 1
-    assert found["cache_bytes_64"]["markov"] == 0 < found["cache_bytes_64"]["causal"]
-    # plain products keep their scores, the fused dense kernel keeps none (chapter 16):
-    # packing 130 tokens saves work on a CPU and no memory
-    packed, dense = found["saved_bytes"]["packed"], found["saved_bytes"]["dense"]
-    assert 0 < packed < 1.2 * dense
-
-
 def test_a_graph_needs_tensors_on_cuda_and_no_passes():
     tokenizer = Tokenizer.from_pretrained("fashion")
     model = ScaleTransformer.from_pretrained("fashion")

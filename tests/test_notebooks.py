@@ -50,6 +50,7 @@ HAND_WRITTEN = {
     "evaluation",
     "experiments",
     "features",
+    "gpu_speed",
     "resampling_study",
     "schedule_study",
     "pipeline",

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from srdd import fast, speed
-from srdd.fast import PlainSampler, Tally, plain_decode, plain_training_step
+from srdd import speed
+from srdd.fast import PlainSampler, Tally, Timing, plain_decode, plain_training_step
 from srdd.sampling import ResamplingPlan, SampleConfig, sample
 from srdd.scales import VAR_256, ScaleSchedule
 from srdd.speed import CAUSAL, PLAIN, SUITES, WASTES, Models, ours, usual
@@ -255,6 +255,24 @@ def test_a_result_can_be_read_on_the_screen(monkeypatch, capsys, tmp_path):
 
 def test_every_suite_has_a_name():
     assert set(SUITES) == {"fashion", "var", "var-gpu"}
-    assert set(fast.SUITES) == {"fashion"}
     with pytest.raises(ValueError, match="var"):
         speed.run_suite("nothing")
+
+
+def test_the_fashion_suite_reports_ratios_and_bytes(monkeypatch):
+    from srdd.files import shipped_names
+
+    if not {"fashion", "fashion-causal"} <= set(shipped_names()):
+        pytest.skip("this checkout has no weights/fashion pair")
+    monkeypatch.setattr(
+        speed,
+        "interleave",
+        lambda tasks, repeats: {name: Timing.of([1.0, 1.0]) for name in tasks},
+    )
+    found = speed.fashion_suite(2)
+    assert found["generate_ratio_causal_over_markov"] == 1
+    assert found["cache_bytes_64"]["markov"] == 0 < found["cache_bytes_64"]["causal"]
+    # plain products keep their scores, the fused dense kernel keeps none (chapter 16):
+    # packing 130 tokens saves work on a CPU and no memory
+    packed, dense = found["saved_bytes"]["packed"], found["saved_bytes"]["dense"]
+    assert 0 < packed < 1.2 * dense
