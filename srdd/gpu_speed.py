@@ -22,7 +22,16 @@ from . import sampling, tokenizer, transformer
 from .fast import PlainSampler, device_seconds, plain_decode, replayed, take_turns
 from .sampling import ScaleSampler
 from .scales import SHORT_256, VAR_256
-from .speed import CAUSAL, MARKOV, PLAIN, SHORT, Compiled, Models, ratio
+from .speed import (
+    CAUSAL,
+    MARKOV,
+    PLAIN,
+    SHORT,
+    Compiled,
+    Models,
+    ratio,
+    training_part,
+)
 from .tokenizer import Tokenizer, TokenizerConfig
 from .transformer import ScaleTransformer, preset
 
@@ -190,7 +199,9 @@ def decoder_part(models: Models, small: Models, repeats: int) -> dict[str, Any]:
     with fused():
         name = "our decoder" + FUSED
         seconds |= take_turns({name: ours_fused}, repeats, device_seconds)
-    off = (ours().float() - models.tokenizer.decode_map(maps)).abs().max().item()
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        exact = models.tokenizer.decode_map(maps)
+    off = (ours().float() - exact).abs().max().item()
     return {"seconds": seconds, "pixel steps of 1/255 apart": off * 127.5}
 
 
@@ -251,6 +262,15 @@ def equality_part(models: Models, small: Models) -> dict[str, float]:
     }
 
 
+def step_part(models: Models, repeats: int) -> dict[str, Any]:
+    """Training steps in bfloat16 autocast: as usual, and on cached tokens."""
+    for network in (models.causal, models.markov, models.short):
+        network.requires_grad_(True)
+    with torch.autocast(models.labels.device.type, torch.bfloat16):
+        found = training_part(models, repeats, device_seconds)
+    return {name: found[name] for name in ("seconds", "ratios")} | found["losses"]
+
+
 def gpu_suite(
     repeats: int = 20,
     name: str = "d16",
@@ -290,6 +310,7 @@ def gpu_suite(
         f"{batch} images": lambda: latency_part(many, small_many, repeats, False),
         "decoder, one image": lambda: decoder_part(models, small, repeats),
         f"decoder, {batch} images": lambda: decoder_part(many, small_many, repeats),
+        "training, 16 images": lambda: step_part(resized(models, 16), repeats),
         "one image, compiled too": lambda: latency_part(models, small, repeats, True),
     }.items():
         found[title] = keep(title, part)

@@ -7,6 +7,7 @@ float32 and with random weights. The usual algorithm is that of chapter 16; both
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -421,10 +422,12 @@ def sampling_part(models: Models, repeats: int) -> dict[str, Any]:
     }
 
 
-def training_part(models: Models, repeats: int) -> dict[str, Any]:
+def training_part(
+    models: Models, repeats: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, Any]:
     """A forward and backward pass on images against one on cached tokens."""
-    side, channels = models.tokenizer.config.image_side, 3
-    images = torch.rand(len(models.labels), channels, side, side) * 2 - 1
+    side, where = models.tokenizer.config.image_side, models.labels.device
+    images = torch.rand(len(models.labels), 3, side, side, device=where) * 2 - 1
     with torch.no_grad():
         tokens = models.tokenizer.encode(images)
         few = models.tokenizer.quantize.encode(
@@ -441,8 +444,12 @@ def training_part(models: Models, repeats: int) -> dict[str, Any]:
         "our step, Markovian 10": cached_step(models.markov, codes, tokens, labels),
         "our step, Markovian 6": cached_step(models.short, short, few, labels),
     }
+    if where.type == "cuda":
+        candidates["our step, Markovian 10, flex"] = cached_step(
+            models.markov, codes, tokens, labels, "flex"
+        )
     losses = {name: run().item() for name, run in candidates.items()}
-    seconds = take_turns(candidates, repeats)
+    seconds = take_turns(candidates, repeats, clock)
     first, *others = candidates
     return {
         "seconds": seconds,

@@ -223,3 +223,18 @@ def test_a_model_has_presets_of_its_own_and_keeps_them(pipe, tmp_path):
     assert again.preset("plain") == mine  # before the one of that name for all models
     assert again.preset("var-fid") == SAMPLING_PRESETS["var-fid"]
     assert pipe.presets == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_makes_nearly_the_same_images(dtype):
+    exact = Pipeline.from_pretrained("fashion")
+    half = Pipeline.from_pretrained("fashion", dtype=dtype)
+    first, second = (
+        p([1, 8], generator=seed(0), output_type="pt", top_k=16) for p in (exact, half)
+    )
+    for k in range(3):  # later scales follow from earlier ones, and drift
+        assert torch.equal(first.tokens[k], second.tokens[k])
+    assert second.images.isfinite().all()
+    if dtype == torch.float16:  # of the same map: within a step of 1/255
+        near = half.tokenizer.decode(first.tokens).float() - first.images
+        assert near.abs().max() < 2 / 255
