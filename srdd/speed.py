@@ -625,7 +625,7 @@ def fashion_suite(repeats: int) -> dict[str, Any]:
     """The shipped pair: Markov against causal, packed against dense.
 
     Returns:
-        Seconds, ratios and bytes; the numbers of chapter 16 and the README.
+        Seconds, ratios and bytes; the numbers of chapter 16.
     """
     tokenizer = Tokenizer.from_pretrained("fashion")
     markov = ScaleTransformer.from_pretrained("fashion")
