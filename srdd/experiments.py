@@ -683,47 +683,79 @@ def measure_schedule_seeds(setting: Setting) -> dict[str, Any]:
     return {"values": values, "curves": curves, "seeds": list(SEEDS)}
 
 
+KNOWN = ("images", "rel_fd", "fd", "kid_1000", "is", "precision", "recall", "accuracy")
+COSTS = ("flops", "transformer_flops")
+
+
+def kept_measures(runs: Sequence[dict[str, float]], *more: str) -> Any:
+    """The measures of runs that a record keeps."""
+    return [{key: run[key] for key in (*KNOWN, *COSTS, *more)} for run in runs]
+
+
 def measure_resampling(setting: Setting) -> dict[str, Any]:
-    """Passes over the scales against tuned settings and a wider network."""
+    """Passes over the scales against tuned settings and networks of equal cost."""
     from . import resampling_study as study
 
     every = study.Passes(setting.work, setting.root, setting.device)
-    tuned, how = every.tuned, {"seed": study.SEED}
+    how, values = {"count": study.SAMPLES, "seed": study.SEED}, {}
+    for name, (network, sampling) in every.finals().items():
+        found = [every.measured(network(seed), sampling, **how) for seed in SEEDS]
+        values |= over_seeds(name, kept_measures(found))
+    for name, sampling in every.screen.curves.items():
+        found = [every.measured(every.headed(s), sampling, **how) for s in SEEDS]
+        values |= over_seeds(f"curve, {name}", kept_measures(found))
+    return {"values": values | every.screen.values(), "seeds": list(SEEDS)}
 
-    runs: dict[str, list[dict[str, float]]] = {}
 
-    def over(name: str, saved: Sequence[Path], sampling: Any) -> dict[str, Any]:
-        found = [every.measured(s, sampling, **how) for s in saved]
-        base = runs.setdefault("base", found)
-        pairs = zip(found, base, strict=True)
-        gaps = [
-            {"rel-FD against no passes": a["rel_fd"] - b["rel_fd"]} for a, b in pairs
-        ]
-        return over_seeds(name, found) | over_seeds(name, gaps)
+def measure_fashion_resampling(setting: Setting) -> dict[str, Any]:
+    """Passes and a step back on the shipped model, against its tuned settings."""
+    from . import resampling_study as study
 
-    trunks = [every.trunk(seed) for seed in SEEDS]
-    values = over("no passes, tuned", trunks, tuned)
-    heads, few = [every.headed(seed) for seed in SEEDS], every.finalists[0]
-    for name in every.finalists:
-        values |= over(name, heads, every.planned(name))
-    width = every.equal_width(values[f"{few}/transformer_flops"]["mean"])
-    wide = [every.trunk(seed, width=width) for seed in SEEDS]
-    values |= over(f"width {width}, no passes", wide, tuned)
-    values |= over_seeds("mask head", [every.knowledge(head) for head in heads])
-    values |= rows({f"screen, {n}": v for n, v in every.settings.items()})
-    values |= rows({f"screen, {n}": v for n, v in every.plans.items()})
-    return {"values": values, "seeds": list(SEEDS)}
+    every = study.Passes(setting.work, setting.root, setting.device)
+    screen, values = every.shipped_screen, {}
+    heads = [(every.shipped(seed), study.SEED + seed) for seed in SEEDS]
+
+    def over(name: str, sampling: SampleConfig) -> dict[str, Any]:
+        how = {"count": study.SAMPLES}
+        found = [every.measured(h, sampling, seed=s, **how) for h, s in heads]
+        return over_seeds(name, kept_measures(found))
+
+    values |= over("no passes", screen.tuned)
+    for name in screen.finalists:
+        values |= over(name, screen.plans[name])
+    for to in study.FINE:
+        found = [every.back(head, screen.tuned, to, seed) for head, seed in heads]
+        values |= over_seeds(f"back to scale {to + 1}", kept_measures(found))
+    for name, sampling in screen.curves.items():
+        values |= over(f"curve, {name}", sampling)
+    for gate in study.GATES:
+        chains = [every.chain(head, gate, seed) for head, seed in heads]
+        for mark in study.MARKS:
+            runs = [chain[mark] for chain in chains]
+            keys = ("rel_fd", "kid_1000", "precision", "recall", "code_entropy")
+            found = [{key: run[key] for key in keys} for run in runs]
+            values |= over_seeds(f"chain, {gate}, {mark} passes", found)
+    return {"values": values | screen.values(), "seeds": list(SEEDS)}
 
 
 def measure_mask_head(setting: Setting) -> dict[str, Any]:
-    """What a mask head learns that is trained together with its network."""
+    """What mask heads know: on a frozen network, trained with it, on the shipped one."""
     from . import resampling_study as study
 
     every = study.Passes(setting.work, setting.root, setting.device)
-    found = every.knowledge(every.joint(setting.seed))
-    return {"values": rows({"trained together": found})}
+    ways: dict[str, tuple[Callable[[int], Path], Sequence[int]]] = {
+        "on a frozen network": (every.headed, SEEDS),
+        "trained together": (every.joint, SEEDS),
+        "on the shipped network": (every.shipped, SEEDS),
+        "on the shipped network, 4 blocks": (partial(every.shipped, blocks=4), (0,)),
+    }
+    values = {}
+    for name, (network, seeds) in ways.items():
+        values |= over_seeds(name, [every.knowledge(network(seed)) for seed in seeds])
+    return {"values": values, "seeds": list(SEEDS)}
 
 
+GUIDED_SAMPLES = 10_000
 STRONG = 4.0  # the weight of the schedules that leave scales out
 GUIDANCE = {
     **{f"constant, w {w:g}": SampleConfig(w, "constant") for w in (1, 1.5, 2, 3, 4)},
@@ -747,7 +779,8 @@ def measure_guidance_schedules(setting: Setting) -> dict[str, Any]:
     saved = [study.run(Variant(), seed)[-1] for seed in SEEDS]
     config = ScaleTransformer.from_pretrained(saved[0]).config
     for name, sampling in GUIDANCE.items():
-        runs = [study.measure(s, sampling=sampling, count=1000, seed=1) for s in saved]
+        how = {"sampling": sampling, "count": GUIDED_SAMPLES, "seed": 1}
+        runs = [study.measure(folder, **how) for folder in saved]
         keys = ("rel_fd", "kid_1000", "accuracy", "recall")
         values |= over_seeds(name, [{k: run[k] for k in keys} for run in runs])
         made = generation_flops(config, study.tokenizer.config, sampling)
@@ -827,8 +860,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         measure_guidance_schedules,
     ),
     "resampling": Experiment(
-        "Passes over a scale are better than tuned settings, and than a wider model.",
+        "Passes are ahead of all that costs no more by more than twice the spread.",
         measure_resampling,
+    ),
+    "fashion-resampling": Experiment(
+        "Passes over its scales, or a step back, are better than the shipped model's "
+        "tuned settings.",
+        measure_fashion_resampling,
     ),
     "fashion-speed": Experiment(
         "Markovian sampling and packed training steps against the alternatives.",
@@ -852,17 +890,21 @@ EXPERIMENTS: dict[str, Experiment] = {
 def run(name: str, **setting: Any) -> dict[str, Any]:
     """Run a named experiment and write its record.
 
+    Operations are counted on a CPU alone: beside a GPU counting takes longer than
+    what it counts, and its parts are often measured by several processes.
+
     Raises:
         ValueError: no experiment of that name.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
     row, told = EXPERIMENTS[name], Setting(**setting)
-    counter = nullcontext() if row.timed else Operations()
+    counted = not row.timed and told.device == "cpu"
+    counter = Operations() if counted else nullcontext()
     with counter:
         measured = row.measure(told)
     facts = {"claim": row.claim, "tier": "tiny model", "seeds": [told.seed]}
-    if not row.timed:
+    if counted:
         facts["flops"] = float(counter.total)
     record = write_record(name=name, **(facts | measured))
     return {k: v["mean"] for k, v in record.values.items()}

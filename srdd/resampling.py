@@ -399,14 +399,15 @@ def with_mask_head(
 @torch.no_grad()
 def hidden_cross_entropy(
     model: ScaleTransformer, tokenizer: Tokenizer, tokens: TokenSet,
-    shown: float, *, seed: int = 0, batch: int = 250,
+    shown: float | None, *, seed: int = 0, batch: int = 250,
 ) -> Tensor:
     """Cross-entropy of hidden tokens when a part of their scale is shown.
 
     Args:
         model: with a mask head.
         tokenizer, tokens: what it was trained on, other images.
-        shown: part of each scale that the head sees, in [0, 1).
+        shown: part of each scale that the head sees, in [0, 1); None hides a
+            uniform number of tokens, which gives their mean one by one.
         seed: of what is hidden.
         batch: images at a time.
     Returns:

@@ -2,76 +2,271 @@
 
 One network per training seed is the trunk of everything: a mask head is trained on it
 while it stays as it is, so all that differs between two rows is what the passes did.
-The other side of the comparison is the trunk with tuned settings, and a wider network
-that costs as much without passes.
+Settings without passes and plans of passes are chosen in two screens of the same size,
+on networks whose seeds no result uses. Against the chosen plans stand the chosen
+setting, and networks of another width at equal cost. The shipped model is compared
+with its own settings in the same way.
+
+What decides, written before it was measured: passes pay if some set with passes is
+ahead of *every* set without passes that costs no more, in rel-FD or in KID, by more
+than twice the larger of the two standard deviations over training seeds.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from .data import digest
 from .distillation import generation_flops
-from .resampling import MaskHeadTask, MaskTask, hidden_cross_entropy
-from .sampling import ResamplingPlan, SampleConfig
-from .studies import Study, Variant
+from .quantization import Step
+from .resampling import (
+    MaskHeadTask,
+    MaskTask,
+    hidden_cross_entropy,
+    resample,
+    step_back,
+)
+from .sampling import (
+    RESAMPLING_RULES,
+    ResamplingPlan,
+    SampleConfig,
+    Sampled,
+    image_seeds,
+)
+from .studies import Study, Variant, batches, drawn, over_seeds
+from .tokenizer import Tokenizer
 from .transformer import ScaleTransformer, TransformerConfig
 
-SCREEN, SCREEN_SEED, SEED = 1000, 0, 1
-HEAD = {"network": {"mask_blocks": 1}, "steps": 1000}
-SETTINGS = {
-    "w 1": SampleConfig(),
-    "w 2": SampleConfig(2.0),
-    "w 3": SampleConfig(3.0),
-    "w 4": SampleConfig(4.0),
-    "w 2, temperature 0.9": SampleConfig(2.0, temperature=0.9),
-    "w 3, temperature 0.9": SampleConfig(3.0, temperature=0.9),
-    "w 3, temperature 0.8": SampleConfig(3.0, temperature=0.8),
-    "w 3, temperature 0.7": SampleConfig(3.0, temperature=0.7),
-    "w 4, temperature 0.9": SampleConfig(4.0, temperature=0.9),
-    "w 4, temperature 0.8": SampleConfig(4.0, temperature=0.8),
-    "w 4, top p 0.9": SampleConfig(4.0, top_p=0.9),
-    "w 3, top p 0.9": SampleConfig(3.0, top_p=0.9),
+SCREEN, SCREEN_SEEDS, SCREEN_SEED = 2500, (3, 4), 0
+SAMPLES, SEED = 10_000, 1
+HEAD = {"network": {"mask_blocks": 1}, "steps": 1000, "batch": 128}
+SHIPPED = {"depth": 4, "width": 128, "heads": 4, "init": "fashion"}
+SHIPPED_HEAD = {"steps": 3000, "batch": 128, "lr": 2e-3}
+CHEAP = 1.65
+"""A plan is cheap if the transformer needs at most so many times the operations."""
+
+TRUNCATIONS: dict[str, dict[str, Any]] = {
+    "no truncation": {},
+    "temperature 0.9": {"temperature": 0.9},
+    "temperature 0.8": {"temperature": 0.8},
+    "temperature 0.7": {"temperature": 0.7},
+    "top p 0.95": {"top_p": 0.95},
+    "top p 0.9": {"top_p": 0.9},
+    "top k 128": {"top_k": 128},
+    "top k 32": {"top_k": 32},
 }
-ALL = (1, 2, 3, 4, 5)  # the first scale has one token, which sees no other
-PLANS = {
-    "sequence, 1 pass": ResamplingPlan(ALL, 1, "sequence"),
-    "halton, 1 pass": ResamplingPlan(ALL, 1, "halton"),
-    "confidence, 1 pass": ResamplingPlan(ALL, 1, "confidence"),
-    "entropy, 1 pass": ResamplingPlan(ALL, 1, "entropy"),
-    "threshold, 1 pass": ResamplingPlan(ALL, 1, "threshold", 0.05),
-    "sequence, 2 passes": ResamplingPlan(ALL, 2, "sequence"),
-    "confidence, 2 passes": ResamplingPlan(ALL, 2, "confidence"),
-    "sequence, 8 passes": ResamplingPlan(ALL, 8, "sequence"),
-    "halton, 8 passes": ResamplingPlan(ALL, 8, "halton"),
-    "random, 8 passes": ResamplingPlan(ALL, 8, "random"),
-    "confidence, 8 passes": ResamplingPlan(ALL, 8, "confidence"),
-    "map law, sequence, 2 passes": ResamplingPlan(ALL, 2, "sequence", law="map"),
-    "same law, threshold, 8 passes": ResamplingPlan(
-        ALL, 8, "threshold", 0.05, law="same"
-    ),
-}
-WARM = {  # the same at another temperature of the passes; the draft keeps its own
-    f"{name} at temperature {heat:g}, {count}": replace(
-        PLANS[f"{name}, {count}"], temperature=heat
+
+
+def settings(*guidances: tuple[str, float]) -> dict[str, SampleConfig]:
+    """Each rule and weight of guidance with each truncation."""
+    return {
+        f"{rule} {weight:g}, {name}": SampleConfig(weight, rule, **how)
+        for rule, weight in guidances
+        for name, how in TRUNCATIONS.items()
+    }
+
+
+SETTINGS = settings(
+    ("constant", 2.0),
+    ("constant", 2.5),
+    ("constant", 3.0),
+    ("constant", 4.0),
+    ("linear", 4.0),
+    ("linear", 6.0),
+)
+SHIPPED_SETTINGS = settings(
+    ("constant", 1.5),
+    ("constant", 1.75),
+    ("constant", 2.0),
+    ("linear", 2.5),
+    ("linear", 3.0),
+    ("linear", 4.0),
+)
+FINE, COARSE = (1, 2, 3, 4, 5), (1, 2, 3)
+"""Scales with passes: all but the first, whose one token sees no other; the coarse."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Passes, and what they change of a tuned setting.
+
+    Args:
+        passes: the plan.
+        warmer: added to the temperature of the passes.
+        second: whether the first draw has the other one of the two tuned settings.
+    """
+
+    passes: ResamplingPlan
+    warmer: float = 0.0
+    second: bool = False
+
+
+def rows_of(
+    counts: dict[str, tuple[int, ...]],
+    tail: str = "",
+    scales: tuple[int, ...] = FINE,
+    law: str = "head",
+    **how: Any,
+) -> dict[str, Plan]:
+    """Plans of some rules, each with some numbers of passes."""
+    return {
+        f"{rule}, {n} pass{'es' * (n > 1)}{tail}": Plan(
+            ResamplingPlan(
+                scales, n, rule, 0.05 if rule == "threshold" else None, law=law
+            ),
+            **how,
+        )
+        for rule, each in counts.items()
+        for n in each
+    }
+
+
+CURVES = rows_of(dict.fromkeys(RESAMPLING_RULES, (1, 2, 4, 8)))
+"""Every rule with some numbers of passes."""
+PLANS = (
+    CURVES
+    | rows_of(
+        {
+            "sequence": (1, 2, 8),
+            "halton": (1, 8),
+            "entropy": (1, 2),
+            "confidence": (1,),
+            "random": (8,),
+            "threshold": (1,),
+        },
+        ", warmer",
+        warmer=0.1,
     )
-    for name, count, heat in (
-        ("sequence", "1 pass", 0.9),
-        ("entropy", "1 pass", 0.9),
-        ("confidence", "1 pass", 0.9),
-        ("sequence", "2 passes", 0.9),
-        ("sequence", "2 passes", 1.0),
-        ("sequence", "8 passes", 0.9),
-        ("sequence", "8 passes", 1.0),
-        ("map law, sequence", "2 passes", 0.9),
+    | rows_of(
+        {
+            "sequence": (1, 8),
+            "halton": (8,),
+            "entropy": (1,),
+            "confidence": (1,),
+            "random": (8,),
+        },
+        ", second draft",
+        second=True,
     )
-}
-PLANS |= WARM
+    | rows_of({"sequence": (4, 8), "halton": (8,), "entropy": (1,)}, ", coarse", COARSE)
+    | rows_of({"sequence": (1, 2)}, ", law of the map", law="map")
+    | rows_of({"threshold": (1, 8)}, ", same law", law="same")
+)
+"""As many as there are settings without passes."""
+
 SHOWN = (0.0, 0.25, 0.5, 0.75, 0.9)
+CHAIN, MARKS = 5000, (0, 1, 4, 16, 64)
+GATES: dict[str, ResamplingPlan] = {
+    f"{rule}, {text}": ResamplingPlan((FINE[-1],), MARKS[-1], rule, share)
+    for rule, text, share in (
+        ("random", "one token", 1 / 64),
+        ("random", "a quarter", 0.25),
+        ("random", "half", 0.5),
+        ("random", "all", 1.0),
+        ("entropy", "a quarter", 0.25),
+        ("confidence", "a quarter", 0.25),
+    )
+}
+"""Passes of one size over the last scale, many times."""
+
+Runs = list[dict[str, float]]
+
+
+class Screen:
+    """The settings without passes, then the plans on top of the best ones.
+
+    Args:
+        settings: what is tried without passes.
+        measure: gives the measures of some networks, each of them sampled so.
+    """
+
+    def __init__(
+        self,
+        settings: dict[str, SampleConfig],
+        measure: Callable[[SampleConfig], Runs],
+    ) -> None:
+        self.settings, self.measure = settings, cache(measure)
+
+    def level(self, sampling: SampleConfig) -> float:
+        """Mean rel-FD over the networks: what is chosen by."""
+        found = [run["rel_fd"] for run in self.measure(sampling)]
+        return sum(found) / len(found)
+
+    @cached_property
+    def drafts(self) -> tuple[SampleConfig, SampleConfig]:
+        """The best setting, and the best that truncates if the first does not.
+
+        Or the best that does not, if it does.
+        """
+        found = sorted(self.settings.values(), key=self.level)
+        other = next(s for s in found if truncates(s) != truncates(found[0]))
+        return found[0], other
+
+    @property
+    def tuned(self) -> SampleConfig:
+        """The best setting without passes."""
+        return self.drafts[0]
+
+    @property
+    def curves(self) -> dict[str, SampleConfig]:
+        """Each rule by its number of passes, on the tuned setting."""
+        return {name: self.plans[name] for name in CURVES}
+
+    def planned(self, plan: Plan) -> SampleConfig:
+        """A tuned setting with the passes of a plan."""
+        draft, passes = self.drafts[plan.second], plan.passes
+        if plan.warmer:
+            passes = replace(passes, temperature=draft.temperature + plan.warmer)
+        return replace(draft, resampling=passes)
+
+    @cached_property
+    def plans(self) -> dict[str, SampleConfig]:
+        """All plans, as they are sampled."""
+        return {name: self.planned(plan) for name, plan in PLANS.items()}
+
+    @cached_property
+    def finalists(self) -> tuple[str, str]:
+        """The best of the cheap plans, and the best of the others.
+
+        Plans with the same law again only truncate: they are tried, not chosen.
+        """
+
+        def cost(sampling: SampleConfig) -> float:
+            return self.measure(sampling)[0]["transformer_flops"]
+
+        limit = CHEAP * cost(self.tuned)
+        plans = {n: s for n, s in self.plans.items() if s.resampling.law != "same"}
+        cheap = [name for name in plans if cost(plans[name]) <= limit]
+        dear = [name for name in plans if name not in cheap]
+        best = [min(n, key=lambda x: self.level(plans[x])) for n in (cheap, dear)]
+        return best[0], best[1]
+
+    def values(self) -> dict[str, dict[str, Any]]:
+        """Values of a record: all that was tried."""
+        found: dict[str, dict[str, Any]] = {}
+        for name, sampling in (self.settings | self.plans).items():
+            runs = [
+                {key: run[key] for key in ("rel_fd", "kid_1000", "transformer_flops")}
+                for run in self.measure(sampling)
+            ]
+            found |= over_seeds(f"screen, {name}", runs)
+        return found
+
+
+def truncates(sampling: SampleConfig) -> bool:
+    """Whether a setting draws from another law than the guided one."""
+    return (sampling.top_k, sampling.top_p, sampling.temperature) != (0, 1.0, 1.0)
+
+
+Network = Callable[[int], Path]
+"""The model folder of a seed."""
 
 
 class Passes:
@@ -99,68 +294,105 @@ class Passes:
 
     def joint(self, seed: int) -> Path:
         """A network and a mask head that were trained together."""
-        return self.both.run(Variant(network=HEAD["network"]), seed, marks=1)[-1]
+        return self.both.run(Variant(**HEAD), seed, marks=1)[-1]
+
+    def shipped(self, seed: int, blocks: int = 1) -> Path:
+        """The shipped network with a mask head that was trained on it, alone."""
+        network = {"mask_blocks": blocks}
+        variant = Variant(**SHIPPED, **SHIPPED_HEAD, network=network)
+        return self.heads.run(variant, seed, marks=1)[-1]
 
     def measured(
         self, saved: Path, sampling: SampleConfig, **how: Any
     ) -> dict[str, float]:
         """Quality of samples, and the operations of one image."""
         quality = self.plain.measure(saved, sampling=sampling, **how)
-        config = ScaleTransformer.from_pretrained(saved).config
-        return quality | self.cost(config, sampling)
+        return quality | self.cost(self.config(saved), sampling)
+
+    def config(self, saved: str | Path) -> TransformerConfig:
+        """The config of a saved network."""
+        return ScaleTransformer.from_pretrained(saved).config
 
     def cost(
         self, config: TransformerConfig, sampling: SampleConfig
     ) -> dict[str, float]:
-        """Operations of one image, decoder included, and of the transformer."""
+        """Operations of one image, decoder included, and of the transformer.
+
+        A mask head that no pass asks costs nothing.
+        """
+        plan = sampling.resampling
+        if plan is None or plan.law != "head":
+            config = replace(config, mask_blocks=0)
         made = generation_flops(config, self.plain.tokenizer.config, sampling)
         return {"flops": made.total, "transformer_flops": made.transformer.total}
 
     @cached_property
-    def settings(self) -> dict[str, dict[str, float]]:
-        """The screen of settings without passes, on one seed."""
-        how = {"count": SCREEN, "seed": SCREEN_SEED}
-        saved = self.trunk(0)
-        return {name: self.measured(saved, s, **how) for name, s in SETTINGS.items()}
+    def screen(self) -> Screen:
+        """The screens at study size; first draws do not depend on the head."""
+
+        def measure(sampling: SampleConfig) -> Runs:
+            how = {"count": SCREEN, "seed": SCREEN_SEED}
+            saved = map(self.headed, SCREEN_SEEDS)
+            return [self.measured(folder, sampling, **how) for folder in saved]
+
+        return Screen(SETTINGS, measure)
 
     @cached_property
-    def tuned(self) -> SampleConfig:
-        """The best setting without passes; all plans use it too."""
-        return SETTINGS[min(SETTINGS, key=lambda n: self.settings[n]["rel_fd"])]
+    def shipped_screen(self) -> Screen:
+        """The screens of the shipped model, with one of its heads."""
 
-    def planned(self, name: str) -> SampleConfig:
-        """The tuned setting with the passes of a plan."""
-        return replace(self.tuned, resampling=PLANS[name])
+        def measure(sampling: SampleConfig) -> Runs:
+            how = {"count": SCREEN, "seed": SCREEN_SEED}
+            return [self.measured(self.shipped(SCREEN_SEEDS[0]), sampling, **how)]
 
-    @cached_property
-    def plans(self) -> dict[str, dict[str, float]]:
-        """The screen of plans, on one seed."""
-        how = {"count": SCREEN, "seed": SCREEN_SEED}
-        saved = self.headed(0)
-        return {n: self.measured(saved, self.planned(n), **how) for n in PLANS}
+        return Screen(SHIPPED_SETTINGS, measure)
 
-    @property
-    def finalists(self) -> tuple[str, str]:
-        """The best plan of one pass, and the best of all others."""
-        once = [name for name in PLANS if name.endswith(" 1 pass")]
-        more = [name for name in PLANS if name not in once]
-        best = [
-            min(names, key=lambda n: self.plans[n]["rel_fd"]) for names in (once, more)
-        ]
-        return best[0], best[1]
+    def equal_width(self, sampling: SampleConfig, flops: float, blocks: int = 0) -> int:
+        """Width of the widest study-size network that costs no more."""
+        width, step = 0, Variant().heads
+        while self.transformer_flops(sampling, blocks, width + step) <= flops:
+            width += step
+        return width
 
-    def equal_width(self, flops: float) -> int:
-        """Width of the widest network without passes that costs no more."""
-        config = ScaleTransformer.from_pretrained(self.trunk(0)).config
-        width = config.width
-        while True:
-            wider = replace(config, width=width + 2)
-            if self.cost(wider, self.tuned)["transformer_flops"] > flops:
-                return width
-            width += 2
+    def transformer_flops(
+        self, sampling: SampleConfig, blocks: int, width: int = Variant().width
+    ) -> float:
+        """Operations of the transformer for one image, at study size but for width."""
+        variant = Variant(width=width, network={"mask_blocks": blocks})
+        config = variant.config(self.plain.tokenizer, len(self.plain.test.classes))
+        return self.cost(config, sampling)["transformer_flops"]
 
-    def knowledge(self, saved: Path, count: int = 1000) -> dict[str, float]:
-        """Cross-entropy of hidden test tokens by the part of a scale in sight."""
+    def finals(self) -> dict[str, tuple[Network, SampleConfig]]:
+        """What is compared over training seeds: networks, and how they are sampled.
+
+        The tuned setting and two plans; wider networks that cost as much as a plan,
+        a narrower one that with the cheap plan costs as much as the tuned setting;
+        network and head trained together.
+        """
+        screen, own = self.screen, Variant().width
+        cheap, dear = ((name, screen.plans[name]) for name in screen.finalists)
+        found: dict[str, tuple[Network, SampleConfig]] = {
+            f"width {own}, no passes": (self.trunk, screen.tuned)
+        }
+        for name, sampling in (cheap, dear):
+            flops = self.transformer_flops(sampling, blocks=1)
+            wide = self.equal_width(screen.tuned, flops)
+            network = partial(self.trunk, width=wide)
+            found[f"width {own}, {name}"] = (self.headed, sampling)
+            found[f"width {wide}, no passes"] = (network, screen.tuned)
+        flops = self.transformer_flops(screen.tuned, blocks=0)
+        narrow = self.equal_width(cheap[1], flops, blocks=1)
+        network = partial(self.headed, width=narrow)
+        found[f"width {narrow}, {cheap[0]}"] = (network, cheap[1])
+        found["trained together, no passes"] = (self.joint, screen.tuned)
+        found[f"trained together, {cheap[0]}"] = (self.joint, cheap[1])
+        return found
+
+    def knowledge(self, saved: Path, count: int = SAMPLES) -> dict[str, float]:
+        """Cross-entropy of hidden test tokens by the part of a scale in sight.
+
+        And their mean if they are drawn one by one in a random order.
+        """
 
         def measured() -> dict[str, float]:
             every = self.plain.tokens(self.plain.test)
@@ -169,12 +401,110 @@ class Passes:
             )
             model, found = self.plain.saved(saved), {}
             counts = torch.tensor(self.plain.tokenizer.schedule.counts)
-            for shown in SHOWN:
+            names = {f"{shown:.0%} in sight": shown for shown in SHOWN}
+            for name, shown in (names | {"one by one": None}).items():
                 each = hidden_cross_entropy(model, self.plain.tokenizer, some, shown)
                 mean = ((each * counts).sum() / counts.sum()).item()
-                found[f"{shown:.0%} in sight, nats per token"] = mean
-                last = f"{shown:.0%} in sight, last scale, nats per token"
-                found[last] = each[-1].item()
+                found[f"{name}, nats per token"] = mean
+                found[f"{name}, last scale, nats per token"] = each[-1].item()
             return found
 
-        return self.plain.kept(saved / f"knowledge-{count}.json", measured)
+        return self.plain.kept(saved / f"knowledge-{count}.json", measured) | {
+            "first draw, nats per token": self.plain.cross_entropy(saved, count)["mean"]
+        }
+
+    def back(self, saved: Path, sampling: SampleConfig, to: int, seed: int) -> Any:
+        """Quality after a step back to a scale, and the operations of one image."""
+
+        def measured() -> dict[str, float]:
+            model, labels = self.plain.saved(saved), self.labels(SAMPLES)
+            known = (model, self.plain.tokenizer, labels)
+            made = returned(*known, sampling=sampling, to=to, seed=seed)
+            return self.plain.judged((part.images for part in made), labels)
+
+        config, name = self.config(saved), digest(repr((sampling, to, seed)))[:12]
+        again = ResamplingPlan(tuple(range(to, len(config.schedule))), law="map")
+        twice = replace(sampling, resampling=again)  # these scales once more
+        found = self.plain.kept(saved / f"back-{name}.json", measured)
+        return found | self.cost(config, twice)
+
+    def chain(self, saved: Path, gate: str, seed: int) -> dict[int, dict[str, float]]:
+        """Quality after some of many passes over the last scale, not guided.
+
+        Returns:
+            For each of `MARKS` the measures of the images, and the entropy in nats
+            of the codes of the last scale, over all places and images.
+        """
+
+        def measured() -> dict[str, Any]:
+            model, labels = self.plain.saved(saved), self.labels(CHAIN)
+            known = (model, self.plain.tokenizer, labels)
+            states = zip(*chained(*known, GATES[gate], seed), strict=True)
+            found = {}
+            for mark, parts in zip(MARKS, states, strict=True):
+                images, tokens = zip(*parts, strict=True)
+                entropy = code_entropy(torch.cat(tokens))
+                scores = self.plain.judged(iter(images), labels)
+                found[str(mark)] = scores | {"code_entropy": entropy}
+            return found
+
+        name = digest(gate, str(seed))[:12]
+        found = self.plain.kept(saved / f"chain-{name}.json", measured)
+        return {int(mark): measures for mark, measures in found.items()}
+
+    def labels(self, count: int) -> Tensor:
+        """Balanced class ids, ``(count,)``."""
+        return torch.arange(count) % len(self.plain.test.classes)
+
+
+def code_entropy(tokens: Tensor) -> float:
+    """Entropy of the codes over all places and images, nats."""
+    share = tokens.flatten().bincount().double() / tokens.numel()
+    return torch.special.entr(share).sum().item()
+
+
+def returned(
+    model: ScaleTransformer,
+    tokenizer: Tokenizer,
+    labels: Tensor,
+    *,
+    sampling: SampleConfig,
+    to: int,
+    seed: int,
+) -> Iterator[Sampled]:
+    """Samples in batches after one step back to scale `to`."""
+    seeds, at = image_seeds(seed, len(labels)), 0
+    for first in drawn(model, tokenizer, labels, sampling=sampling, seed=seed):
+        own = slice(at, at := at + len(first.images))
+        known = (model, tokenizer, first.tokens, labels[own])
+        yield step_back(*known, to=to, config=sampling, seeds=seeds[own])
+
+
+def chained(
+    model: ScaleTransformer,
+    tokenizer: Tokenizer,
+    labels: Tensor,
+    plan: ResamplingPlan,
+    seed: int,
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Images and last tokens after some of many passes over the last scale.
+
+    Yields:
+        For each batch one pair for each of `MARKS`, on the CPU.
+    """
+    seeds, last = image_seeds(seed, len(labels)), len(tokenizer.schedule) - 1
+    config = SampleConfig(resampling=plan)
+    for own in batches(model, len(labels)):
+        steps: list[Step] = []
+
+        def note(step: Step, steps: list[Step] = steps) -> None:
+            if step.k == last:
+                steps.append(step)
+
+        known = (model, tokenizer, labels[own])
+        resample(*known, config=config, seeds=seeds[own], callback=note)
+        with torch.no_grad():
+            yield [
+                (tokenizer.decode_map(steps[m].f_hat).cpu(), steps[m].tokens.cpu())
+                for m in MARKS
+            ]

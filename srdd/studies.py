@@ -31,7 +31,7 @@ from .files import (
     token_fingerprint,
     write_json,
 )
-from .metrics import Judge, Reference, evaluate
+from .metrics import Images, Judge, Reference, features_of, score
 from .records import single, spread
 from .resampling import resample
 from .sampling import SampleConfig, Sampled, image_seeds
@@ -48,7 +48,7 @@ from .training import (
 from .transformer import ScaleTransformer, TransformerConfig
 
 SEEDS = (0, 1, 2)
-BATCH = 250
+BATCH, GPU_BATCH = 250, 1000
 STUDY_SAMPLES = 2500
 STUDY_SAMPLING = SampleConfig(guidance=2.0, guidance_rule="linear")
 MakeTask = Callable[[ScaleTransformer, Tokenizer, TokenSet, TrainConfig], Task]
@@ -154,10 +154,16 @@ def drawn(
         seed: of the run.
         progress: show a bar.
     """
-    seeds = image_seeds(seed, len(labels))
-    for at in tqdm(range(0, len(labels), BATCH), disable=not progress, leave=False):
-        own = slice(at, at + BATCH)
+    seeds, parts = image_seeds(seed, len(labels)), batches(model, len(labels))
+    for own in tqdm(parts, disable=not progress, leave=False):
         yield resample(model, tokenizer, labels[own], config=sampling, seeds=seeds[own])
+
+
+def batches(model: ScaleTransformer, count: int) -> list[slice]:
+    """Parts of so many images, larger ones where a model is on a GPU."""
+    on_cpu = model.head.weight.device.type == "cpu"
+    size = BATCH if on_cpu else GPU_BATCH
+    return [slice(at, at + size) for at in range(0, count, size)]
 
 
 class Study(FashionSets):
@@ -286,11 +292,10 @@ class Study(FashionSets):
         Returns:
             What `srdd.metrics.evaluate` gives.
         """
-        model = self.saved(saved)
         facts = json.dumps([asdict(sampling), count, seed], sort_keys=True)
         return self.kept(
             saved / f"quality-{digest(facts)[:12]}.json",
-            lambda: self.quality(model, sampling, count, seed),
+            lambda: self.quality(self.saved(saved), sampling, count, seed),
         )
 
     def quality(
@@ -299,8 +304,13 @@ class Study(FashionSets):
         """Sample balanced classes and compare them with the test images."""
         labels = torch.arange(count) % model.config.classes
         made = drawn(model, self.tokenizer, labels, sampling=sampling, seed=seed)
-        images = torch.cat([part.images for part in made])
-        return evaluate(self.judge, images, self.reference, labels)
+        return self.judged((part.images for part in made), labels)
+
+    def judged(self, images: Images, labels: Tensor) -> dict[str, float]:
+        """All measures of images of some classes, computed on the study's device."""
+        features = features_of(self.judge, images).to(self.device)
+        real = replace(self.reference, real=self.reference.real.to(self.device))
+        return score(self.judge, features, real, labels)
 
     def cross_entropy(self, saved: Path, count: int = 2000) -> dict[str, float]:
         """Cross-entropy on test images, nats per token: each scale and the mean."""
