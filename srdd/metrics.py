@@ -190,7 +190,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     squares = x.square().sum(1, keepdim=True) + y.square().sum(1)
     return (squares - 2 * x @ y.T).clamp_min(0)
 
-# %% ../nbs/14_evaluation.ipynb #radii
+
 def radii(points: Tensor, k: int, chunk: int = 1000) -> Tensor:
     """Squared distance of each point to its k-th nearest other point, ``(n,)``."""
     found = []
@@ -550,7 +550,7 @@ def class_scores(
         found["accuracy"] = accuracy(logits, labels)
     return found
 
-# %% ../nbs/14_evaluation.ipynb #evaluate
+
 def score(
     net: FeatureNet, fake: Tensor, reference: Reference,
     labels: Tensor | None = None, *, k: int = 5, blocks: int = 10,
