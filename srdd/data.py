@@ -74,7 +74,7 @@ def permutation(size: int, seed: int, epoch: int) -> Tensor:
 class CounterSampler:
     """Endless batches of ``(epoch, index)``; the place is a pure function of step.
 
-    Element j of step t is element ``t * batch + j`` of the epochs' orders,
+    Element j of step i is element ``i * batch + j`` of the epochs' orders,
     one behind the other.
 
     Args:
