@@ -267,6 +267,35 @@ def test_products_are_the_same_with_and_without_gradients(rows, gelu):
         torch.testing.assert_close(project(x, weight, plus, gelu), want)
 
 
+@pytest.mark.parametrize("rows", [(0, 3), (), (1, 1), (4, 7, 3)])
+@pytest.mark.parametrize("turn", [False, True])
+def test_gradients_of_a_product_are_those_of_torch(rows, turn):
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(*rows, 12, generator=generator)
+    x = x.transpose(0, -2) if turn and len(rows) > 1 else x
+    weight, bias = torch.randn(9, 13, generator=generator).split((12, 1), dim=1)
+    found = []
+    for product, exact in (
+        (project, torch.Tensor.float),
+        (F.linear, torch.Tensor.double),
+    ):
+        parts = [exact(p).detach().requires_grad_() for p in (x, weight, bias[:, 0])]
+        y = product(*parts)
+        (y * torch.linspace(1, 2, 9)).square().sum().backward()
+        found.append([part.grad.float() for part in parts])
+    for mine, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, torchs, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_gradients_that_are_wanted_are_computed():
+    x, weight = torch.randn(3, 8), torch.randn(4, 8, requires_grad=True)
+    project(x, weight).sum().backward()
+    assert x.grad is None and weight.grad.shape == (4, 8)
+    frozen = x.requires_grad_()
+    project(frozen, weight.detach()).sum().backward()
+    assert frozen.grad.shape == (3, 8)
+
+
 def test_products_of_other_types_and_under_autocast_are_those_of_torch():
     x, layer = torch.randn(3, 8), Linear(8, 4)
     with torch.no_grad():
