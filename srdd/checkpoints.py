@@ -175,9 +175,7 @@ def read_state(source: str | Path | Mapping[str, Any], part: str) -> dict[str, T
         if isinstance(found, Mapping) and isinstance(found.get(nest), Mapping):
             found = found[nest]
     if not isinstance(found, Mapping):
-        raise CheckpointError(
-            f"{name} holds a {type(found).__name__}, want names and tensors"
-        )
+        raise CheckpointError(f"{name} is a {type(found).__name__}, want named tensors")
     odd = [str(k) for k, v in found.items() if not isinstance(v, Tensor)]
     if odd or not found:
         raise CheckpointError(
@@ -491,6 +489,8 @@ def check_expressible(tokenizer: TokenizerConfig, model: TransformerConfig) -> N
     facts = {
         "norm_groups": (tokenizer.norm_groups, 32),
         "decoder widths": (tokenizer.decoder_widths, tokenizer.widths),
+        "decoder_blocks": (tokenizer.decoder_depth, tokenizer.blocks + 1),
+        "decoder_middle": (tokenizer.decoder_middle, True),
         "phi": (phi.phi_for(convs), phi_index(len(phi), convs)),
         "groups": (model.groups, None),
         "mask_blocks": (model.mask_blocks, 0),

@@ -111,7 +111,7 @@ def reconstruct(args: argparse.Namespace) -> dict[str, Any]:
 def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
     """Train a tokenizer on images; it is saved as a folder."""
     from .data import loader, open_images
-    from .tokenizer import FeatureLoss, PatchDiscriminator, Tokenizer, TokenizerTask
+    from .tokenizer import Tokenizer, TokenizerTask
     from .training import fit
 
     given = read_config(args.config)
@@ -135,15 +135,6 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
     )
     set_seed(args.seed)
     tokenizer = (start or Tokenizer(shape)).to(args.device)
-    perceptual = None
-    if args.perceptual:
-        from .metrics import Judge
-
-        judge = Judge.from_pretrained(args.perceptual, device=args.device)
-        perceptual = FeatureLoss(judge.requires_grad_(False).stages)
-    discriminator = None
-    if args.adversarial:
-        discriminator = PatchDiscriminator(shape.image_channels).to(args.device)
     task = TokenizerTask(
         channels_last(tokenizer),
         lambda at: loader(
@@ -157,11 +148,7 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
         seed=config.seed,
         start_codes=start is None,
         restart_until=config.steps * 3 // 4,
-        perceptual=perceptual,
-        perceptual_weight=args.perceptual_weight,
-        discriminator=discriminator,
-        adversarial_weight=args.adversarial_weight,
-        adversarial_start=config.steps // 3,
+        **plug_in_losses(args, shape.image_channels, config.steps),
     )
     out = Path(args.out or "tokenizer")
     trained = fit(
@@ -178,6 +165,27 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
         out, data=images.name, command=command(), training=asdict(config)
     )
     return {"out": str(out), **counted(images), "steps": config.steps}
+
+
+def plug_in_losses(
+    args: argparse.Namespace, channels: int, steps: int
+) -> dict[str, Any]:
+    """The feature loss and the patch critic that a training verb was asked for."""
+    found: dict[str, Any] = {}
+    if args.perceptual:
+        from .metrics import Judge
+        from .tokenizer import FeatureLoss
+
+        judge = Judge.from_pretrained(args.perceptual, device=args.device)
+        found["perceptual"] = FeatureLoss(judge.requires_grad_(False).stages)
+        found["perceptual_weight"] = args.perceptual_weight
+    if args.adversarial:
+        from .tokenizer import PatchDiscriminator
+
+        found["discriminator"] = PatchDiscriminator(channels).to(args.device)
+        found["adversarial_weight"] = args.adversarial_weight
+        found["adversarial_start"] = steps // 3
+    return found
 
 
 def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
@@ -203,7 +211,8 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
         args.data, side=side, channels=channels, root=args.root, on_error=args.on_error
     )
     base = args.base or max(1, teacher.config.base * 5 // 8)
-    student = channels_last(slimmed(teacher, base, args.seed))
+    shape = {"blocks": args.blocks, "middle": args.middle}
+    student = channels_last(slimmed(teacher, base, args.seed, **shape))
     rows = permutation(len(images), args.seed, 0)[: args.maps].tolist()
     maps = [image_maps(channels_last(teacher), in_batches(images.subset(rows)))]
     pipe = None
@@ -221,7 +230,8 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     pairs = PaintedMaps(teacher, torch.cat(maps), config.batch, config.seed)
     out = Path(args.out or "slim")
     work = out.with_name(out.name + "-training")
-    task = DecoderTask(student, pairs)
+    plugged = plug_in_losses(args, channels, config.steps)
+    task = DecoderTask(student, pairs, edges=args.edges, **plugged)
     trained = fit(task, config, work, resume=args.resume, progress=not quiet(args))
     facts = {
         "data": images.name,
@@ -875,6 +885,16 @@ def training_options(parser: argparse.ArgumentParser, init: bool = True) -> None
     )
 
 
+def loss_options(parser: argparse.ArgumentParser) -> None:
+    """Losses that a decoder may be trained with besides that of the pixels."""
+    parser.add_argument(
+        "--perceptual", metavar="JUDGE", help="classifier for a feature loss"
+    )
+    parser.add_argument("--perceptual-weight", type=float, default=0.7)
+    parser.add_argument("--adversarial", action="store_true", help="add a patch critic")
+    parser.add_argument("--adversarial-weight", type=float, default=0.1)
+
+
 def token_options(parser: argparse.ArgumentParser) -> None:
     """Options of the verbs that need tokens."""
     parser.add_argument("--tokenizer", required=True, help="folder or shipped name")
@@ -970,12 +990,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--size", type=int, default=32, help="pixels per side (32)")
     p.add_argument("--channels", type=int, default=3, help="3 colour, 1 grey (3)")
     p.add_argument("--vocab", type=int, default=512, help="codes (512)")
-    p.add_argument(
-        "--perceptual", metavar="JUDGE", help="classifier for a feature loss"
-    )
-    p.add_argument("--perceptual-weight", type=float, default=0.7)
-    p.add_argument("--adversarial", action="store_true", help="add a patch critic")
-    p.add_argument("--adversarial-weight", type=float, default=0.1)
+    loss_options(p)
     p = verb(verbs, shared, "slim-decoder", slim_decoder)
     p.add_argument("model", help="tokenizer or whole model, the teacher")
     training_options(p, init=False)
@@ -984,6 +999,17 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         help="decoder channels at full resolution (5/8 of the teacher's)",
     )
+    p.add_argument(
+        "--blocks", type=int, help="its residual blocks per level (the teacher's)"
+    )
+    p.add_argument(
+        "--middle",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether it begins with block, attention, block (yes)",
+    )
+    p.add_argument("--edges", type=float, default=6.0, help="weight of edges (6)")
+    loss_options(p)
     p.add_argument(
         "--maps",
         type=int,

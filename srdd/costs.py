@@ -133,11 +133,11 @@ def decoder_flops(config: TokenizerConfig) -> int:
     widths, z = config.decoder_widths, config.code_width
     side = config.schedule.sides[-1]
     total = conv_flops(z, z, side) + conv_flops(z, widths[-1], side)
-    total += middle_flops(widths[-1], side)
+    total += config.decoder_middle * middle_flops(widths[-1], side)
     inner = widths[-1]
     for level in reversed(range(len(widths))):
         outer = widths[level]
-        for width in (inner, *[outer] * config.blocks):
+        for width in (inner, *[outer] * (config.decoder_depth - 1)):
             total += block_flops(width, outer, side)
             if level in config.attention_levels:
                 total += map_attention_flops(outer, side)

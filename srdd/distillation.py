@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MEANINGS', 'grouping_cost', 'merge_path', 'best_groups', 'GenerationFlops', 'generation_flops', 'shortened',
            'with_schedule', 'groups_of', 'student_steps', 'Distilled', 'distil', 'shortened_transformer', 'StateTask',
-           'state_table', 'slimmed', 'image_maps', 'PaintedMaps', 'DecoderTask', 'candidates', 'screen', 'pareto_front']
+           'state_table', 'slimmed', 'image_maps', 'PaintedMaps', 'edge_loss', 'DecoderTask', 'candidates', 'screen',
+           'pareto_front']
 
 # %% ../nbs/11_schedules.ipynb #exported-imports
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +29,14 @@ from .quantization import Step
 from .resampling import pass_flops
 from .sampling import SampleConfig
 from .scales import ScaleSchedule, area_down
-from .tokenizer import Tokenizer, TokenizerConfig, check_images, pixel_loss, psnr
+from srdd.tokenizer import (
+    Tokenizer,
+    TokenizerConfig,
+    check_images,
+    hinge_losses,
+    pixel_loss,
+    psnr,
+)
 from .training import TransformerTask, drop_labels, scale_means, token_losses
 from .transformer import ScaleTransformer, TransformerConfig
 
@@ -351,19 +359,27 @@ def state_table(
     return table
 
 # %% ../nbs/11_schedules.ipynb #slimmed
-def slimmed(tokenizer: Tokenizer, base: int, seed: int = 0) -> Tokenizer:
-    """The same encoder and codes with a new decoder of another width.
+def slimmed(
+    tokenizer: Tokenizer, base: int, seed: int = 0, *,
+    blocks: int | None = None, middle: bool = True,
+) -> Tokenizer:
+    """The same encoder and codes with a new decoder of another shape.
 
     Args:
         tokenizer: the teacher.
         base: channels of the new decoder at full resolution.
         seed: of its starting weights.
+        blocks: residual blocks per level; None takes the teacher's.
+        middle: whether it begins with block, attention, block.
     Raises:
-        ValueError: base is below 1.
+        ValueError: base or blocks is below 1.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        other = Tokenizer(replace(tokenizer.config, decoder_base=base))
+        other = Tokenizer(replace(
+            tokenizer.config, decoder_base=base, decoder_middle=middle,
+            decoder_blocks=blocks or tokenizer.config.decoder_blocks,
+        ))
     old = tokenizer.state_dict()
     kept = {k: v for k, v in old.items() if not k.startswith("decoder.")}
     other.load_state_dict(kept, strict=False)
@@ -408,6 +424,13 @@ class PaintedMaps:
             yield self.maps[rows], self.pictures[rows]
 
 # %% ../nbs/11_schedules.ipynb #decodertask
+def edge_loss(fake: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute error of the differences of neighbours, down plus across."""
+    pairs = ((fake.diff(dim=d), real.diff(dim=d)) for d in (-2, -1))
+    down, across = (F.l1_loss(a, b) for a, b in pairs)
+    return down + across
+
+
 class DecoderTask:
     """Train the decoder of `student` to paint what its teacher paints.
 
@@ -418,19 +441,34 @@ class DecoderTask:
         student: made by `slimmed`; changed in place.
         stream: ``stream(start)`` gives pairs (map, picture) from step `start`
             on, as `PaintedMaps` does.
+        edges: weight of `edge_loss`.
+        perceptual: ``(fake, real) -> scalar``, for example `FeatureLoss`.
+        perceptual_weight: its share.
+        discriminator: patch scores that tell the two apart; None has none.
+        adversarial_weight: share of the adversarial loss.
+        adversarial_start: step from which it counts.
     Source: chapter 11, section 5.
     """
 
     def __init__(
-        self,
-        student: Tokenizer,
-        stream: Callable[[int], Iterable[tuple[Tensor, Tensor]]],
+        self, student: Tokenizer,
+        stream: Callable[[int], Iterable[tuple[Tensor, Tensor]]], *,
+        edges: float = 0.0,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+        perceptual_weight: float = 1.0,
+        discriminator: nn.Module | None = None,
+        adversarial_weight: float = 0.1, adversarial_start: int = 0,
     ) -> None:
-        self.student, self.stream = student, stream
+        self.student, self.stream, self.edges = student, stream, edges
+        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
+        self.adversarial_weight = adversarial_weight
+        self.adversarial_start = adversarial_start
         student.requires_grad_(False)
         student.decoder.requires_grad_(True)
         student.post_quant_conv.requires_grad_(True)
         self.modules: dict[str, nn.Module] = {"model": student}
+        if discriminator is not None:
+            self.modules["discriminator"] = discriminator
         self.device = next(student.parameters()).device
 
     def batches(self, start: int) -> Iterable[tuple[Tensor, Tensor]]:
@@ -440,15 +478,27 @@ class DecoderTask:
     def losses(
         self, batch: tuple[Tensor, Tensor], step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Pixel loss against the teacher's pictures."""
+        """Losses against the teacher's pictures."""
         maps, wanted = (x.to(self.device) for x in batch)
         maps = maps.contiguous(memory_format=torch.channels_last)
-        made = self.student.decoder(self.student.post_quant_conv(maps))
-        loss = pixel_loss(made, wanted)
-        return {"model": loss}, {"teacher": loss.detach()}
+        made = self.student.decoder(self.student.post_quant_conv(maps)).float()
+        parts = {"pixels": pixel_loss(made, wanted)}
+        if self.edges:
+            parts["edges"] = self.edges * edge_loss(made, wanted)
+        if self.perceptual is not None:
+            parts["perceptual"] = self.perceptual_weight * self.perceptual(made, wanted)
+        losses = {}
+        if "discriminator" in self.modules:
+            critic = self.modules["discriminator"]
+            generator, losses["discriminator"] = hinge_losses(critic, made, wanted)
+            on = float(step >= self.adversarial_start)
+            parts["adversarial"] = on * self.adversarial_weight * generator
+        numbers = {name: part.detach() for name, part in parts.items()}
+        return {"model": sum(parts.values())} | losses, numbers
 
     def after(self, step: int, optimizers: dict[str, torch.optim.Optimizer]) -> None:
         """Nothing to do."""
+
 
 # %% ../nbs/11_schedules.ipynb #candidates
 def candidates(schedule: ScaleSchedule) -> list[tuple[int, ...]]:

@@ -10,7 +10,7 @@ __all__ = ['TokenizerConfig', 'norm_silu', 'ResidualBlock', 'MapAttention', 'Dow
 # %% ../nbs/04_tokenizer.ipynb #exported-imports
 import math
 from collections.abc import Callable, Iterable
-from itertools import islice, product
+from itertools import islice, pairwise, product
 from dataclasses import dataclass, field
 
 import torch
@@ -43,6 +43,9 @@ class TokenizerConfig:
         schedule: sides of the token maps.
         decoder_base: channels of the decoder at full resolution; None takes
             `base`. Chapter 11 trains slimmer decoders.
+        decoder_blocks: residual blocks per level of the decoder; None takes
+            one more than the encoder has.
+        decoder_middle: whether the decoder begins with block, attention, block.
     Raises:
         ValueError: if the norm groups do not divide a width, an attention
             level does not exist, or a size is not positive.
@@ -59,11 +62,13 @@ class TokenizerConfig:
     phi_convs: int = 4
     schedule: ScaleSchedule = field(default=VAR_256)
     decoder_base: int | None = None
+    decoder_blocks: int | None = None
+    decoder_middle: bool = True
 
     def __post_init__(self) -> None:
         sizes = (self.image_channels, self.base, self.blocks, self.norm_groups,
                  self.code_width, self.vocab, self.phi_convs, *self.multipliers,
-                 *self.decoder_widths)
+                 *self.decoder_widths, self.decoder_depth)
         if min(sizes) < 1 or not self.multipliers:
             raise ValueError(f"every size of a tokenizer must be >= 1, got {self}")
         levels = range(len(self.multipliers))
@@ -85,6 +90,11 @@ class TokenizerConfig:
         """The same for the decoder."""
         base = self.base if self.decoder_base is None else self.decoder_base
         return tuple(base * m for m in self.multipliers)
+
+    @property
+    def decoder_depth(self) -> int:
+        """Residual blocks of each level of the decoder."""
+        return self.blocks + 1 if self.decoder_blocks is None else self.decoder_blocks
 
     @property
     def image_side(self) -> int:
@@ -184,8 +194,7 @@ class Level(nn.Module):
         self, inner: int, outer: int, blocks: int, attention: bool, groups: int
     ) -> None:
         super().__init__()
-        widths = [inner] + [outer] * blocks
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = pairwise([inner] + [outer] * blocks)
         self.block = nn.ModuleList(ResidualBlock(a, b, groups) for a, b in pairs)
         layers = [MapAttention(outer, groups) for _ in range(blocks * attention)]
         self.attn = nn.ModuleList(layers)
@@ -245,12 +254,10 @@ class Decoder(nn.Module):
         widths = config.decoder_widths
         groups = math.gcd(config.norm_groups, widths[0])
         self.conv_in = nn.Conv2d(config.code_width, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], groups)
-        self.up = nn.ModuleList()
-        for i, (a, b) in enumerate(
-            zip((*widths[1:], widths[-1]), widths, strict=True)
-        ):
-            level = Level(a, b, config.blocks + 1, i in config.attention_levels, groups)
+        self.mid = Middle(widths[-1], groups) if config.decoder_middle else nn.Identity()
+        self.up, depth = nn.ModuleList(), config.decoder_depth
+        for i, (a, b) in enumerate(zip((*widths[1:], widths[-1]), widths, strict=True)):
+            level = Level(a, b, depth, i in config.attention_levels, groups)
             if i > 0:
                 level.upsample = Up(b)
             self.up.append(level)
@@ -459,8 +466,7 @@ class PatchDiscriminator(nn.Sequential):
         widths = [channels] + [width * 2**i for i in range(layers)]
         for a, b in zip(widths, widths[1:], strict=False):
             conv = nn.Conv2d(a, b, 4, stride=2, padding=1)
-            stack += [nn.utils.parametrizations.spectral_norm(conv)]
-            stack += [nn.LeakyReLU(0.2)]
+            stack += [nn.utils.parametrizations.spectral_norm(conv), nn.LeakyReLU(0.2)]
         super().__init__(*stack, nn.Conv2d(widths[-1], 1, 3, padding=1))
 
 
@@ -490,8 +496,7 @@ def usage_numbers(tokens: list[Tensor], vocab: int) -> dict[str, float]:
     numbers = {}
     for k, ids in enumerate(tokens):
         usage = quantization.codebook_usage(ids, vocab)
-        numbers[f"bits/{k}"] = usage.entropy
-        numbers[f"used/{k}"] = usage.used
+        numbers |= {f"bits/{k}": usage.entropy, f"used/{k}": usage.used}
     return numbers
 
 
