@@ -175,7 +175,7 @@ def read_state(source: str | Path | Mapping[str, Any], part: str) -> dict[str, T
         if isinstance(found, Mapping) and isinstance(found.get(nest), Mapping):
             found = found[nest]
     if not isinstance(found, Mapping):
-        raise CheckpointError(f"{name} is a {type(found).__name__}, want named tensors")
+        raise CheckpointError(f"{name} holds a {type(found).__name__}, want tensors")
     odd = [str(k) for k, v in found.items() if not isinstance(v, Tensor)]
     if odd or not found:
         raise CheckpointError(

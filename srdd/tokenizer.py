@@ -254,7 +254,8 @@ class Decoder(nn.Module):
         widths = config.decoder_widths
         groups = math.gcd(config.norm_groups, widths[0])
         self.conv_in = nn.Conv2d(config.code_width, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], groups) if config.decoder_middle else nn.Identity()
+        middle = Middle if config.decoder_middle else nn.Identity
+        self.mid = middle(widths[-1], groups)
         self.up, depth = nn.ModuleList(), config.decoder_depth
         for i, (a, b) in enumerate(zip((*widths[1:], widths[-1]), widths, strict=True)):
             level = Level(a, b, depth, i in config.attention_levels, groups)
