@@ -473,20 +473,41 @@ def convert_back(args: argparse.Namespace) -> dict[str, Any]:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure samples of a model against images, with yardsticks."""
-    from .evaluation import evaluate_model
+    from .evaluation import evaluate_model, evaluate_published
     from .experiments import Setting
 
-    train = args.train
-    if train is None and args.data == "fashion-test":
+    setting = Setting(args.root, args.seed, args.device, progress=not quiet(args))
+    if args.statistics is not None:
+        refuse_other_protocol(args)
+        return evaluate_published(
+            args.model, statistics=args.statistics, setting=setting
+        )
+    data, train = args.data or "fashion-test", args.train
+    if train is None and data == "fashion-test":
         train = "fashion"
     return evaluate_model(
         args.model,
-        data=args.data,
-        setting=Setting(args.root, args.seed, args.device, progress=not quiet(args)),
+        data=data,
+        setting=setting,
         features=args.features,
         train=train,
         count=args.count,
     )
+
+
+def refuse_other_protocol(args: argparse.Namespace) -> None:
+    """``eval --statistics`` fixes the network, the number of samples and the reference.
+
+    Raises:
+        ValueError: an option that asks for something else.
+    """
+    fixed = {"features": "inception", "count": 50_000, "data": None, "train": None}
+    for name, only in fixed.items():
+        if (got := getattr(args, name)) not in (None, only):
+            raise ValueError(
+                f"--statistics is the published protocol, which has no --{name} {got}; "
+                "leave that out, or leave --statistics out for a value of your own"
+            )
 
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
@@ -1059,8 +1080,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("model")
     p.add_argument(
         "--data",
-        default="fashion-test",
         help="real images the model was not trained on: a folder, or fashion-test",
+    )
+    p.add_argument(
+        "--statistics",
+        metavar="FILE",
+        help="FID-50k of ImageNet by the published protocol, to the evaluator's .npz",
     )
     p.add_argument("--train", default=None, help="training images, to look for copies")
     p.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +11,19 @@ from torch import Tensor
 
 from .data import ImageSet, open_images, permutation
 from .experiments import Setting, class_labels, sampled
-from .features import fd_name, feature_net, suited_features, voted_accuracy
+from .features import (
+    LPIPS,
+    PUBLISHED_CLASSES,
+    PUBLISHED_IMAGES,
+    PUBLISHED_SIDES,
+    fd_name,
+    feature_net,
+    fid_50k,
+    read_statistics,
+    suited_features,
+    voted_accuracy,
+)
+from .files import CheckpointError
 from .metrics import (
     FeatureMoments,
     FeatureNet,
@@ -43,6 +55,7 @@ MEASURES = {
     "copies": "copies",
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
+    "lpips": "LPIPS",
     "perceptual": "perceptual",
 }
 LEAST = 40  # two halves of the real images, each enough for a KID over ten parts
@@ -114,7 +127,8 @@ def evaluate_model(
     wanted = shuffled_labels(real, order, count or len(real), len(pipe.classes))
     known = None if order is None else order[real.labels]
     made = features_of(net, sampled(pipe, wanted, setting))
-    passed = reconstructions(net, pipe.tokenizer, real, setting.device)
+    lpips, missing = learned_distance(setting.device)
+    passed = reconstructions(net, pipe.tokenizer, real, setting.device, lpips)
     sets = {
         "samples": score(net, made, reference, wanted if order is not None else None),
         "reconstructed": score(net, passed.pop("features"), reference, known)
@@ -130,23 +144,95 @@ def evaluate_model(
         "data": real.name,
         "features": net.name,
         "sets": {
-            row: {
-                shown_name(k, net.name, len(wanted)): found[k]
-                for k in MEASURES
-                if k in found
-            }
+            row: shown(
+                found,
+                net.name,
+                len(real) - (found["images"] if row == "real halves" else 0),
+            )
             for row, found in sets.items()
         },
-        "notes": evaluation_notes(net, real, reference, order, train, shape),
+        "notes": evaluation_notes(net, real, reference, order, train) + missing,
     }
 
 
-def shown_name(key: str, features: str, images: int) -> str:
-    """A measure as the table calls it: only Inception features make an FID and an IS."""
-    if key == "fd":
-        return fd_name(features, images)
-    named = key in ("kid_1000", "is") and features != "inception"
-    return f"{MEASURES[key]} ({features})" if named else MEASURES[key]
+def evaluate_published(
+    name: str, *, statistics: str, setting: Setting
+) -> dict[str, Any]:
+    """FID-50k and IS of a model of ImageNet, by the published protocol.
+
+    Args:
+        name: of the model.
+        statistics: the evaluator's file for images of that size.
+        setting: seed, device, progress.
+    Returns:
+        model, statistics, features, sets (one row) and notes.
+    Raises:
+        ValueError: no model of ImageNet, or no network.
+        FileNotFoundError: no such file of statistics.
+    """
+    pipe = Pipeline.from_pretrained(name, device=setting.device)
+    shape, classes = pipe.tokenizer.image_shape, len(pipe.classes)
+    if classes != PUBLISHED_CLASSES or shape not in [
+        (3, s, s) for s in PUBLISHED_SIDES
+    ]:
+        raise ValueError(
+            f"the protocol wants {PUBLISHED_CLASSES:,} classes and 3 x 256 x 256 or 3 x "
+            f"512 x 512 pixels, {name} has {classes} classes and images {shape}; measure "
+            "it against images of its own kind with --data"
+        )
+    real = read_statistics(statistics)
+    net = feature_net("inception", setting.device)
+    labels = class_labels(PUBLISHED_IMAGES, classes)
+    found = fid_50k(net, sampled(pipe, labels, setting), labels, real)
+    return {
+        "model": name,
+        "statistics": statistics,
+        "features": net.name,
+        "sets": {
+            "samples": {
+                "images": len(labels),
+                "FID-50k": found["fid_50k"],
+                "IS": found["is"],
+                "IS, spread of ten parts": found["is_sd"],
+            }
+        },
+        "notes": [
+            f"{PUBLISHED_IMAGES // classes} samples of each class, seeds "
+            f"{setting.seed} to {setting.seed + len(labels) - 1}, against all training "
+            "images; IS over ten random parts."
+        ],
+    }
+
+
+def learned_distance(device: str) -> tuple[LPIPS | None, list[str]]:
+    """LPIPS where it can be had under that name; else a note that says why not.
+
+    Raises:
+        CheckpointError: its files are there and damaged.
+    """
+    try:
+        net = LPIPS(device)
+    except CheckpointError:
+        raise
+    except (FileNotFoundError, ValueError) as error:
+        return None, [f"No LPIPS: {error}."]
+    if net.name != "LPIPS":
+        return None, ["No LPIPS: the weights in the cache are not the published ones."]
+    return net, []
+
+
+def shown(found: dict[str, float], features: str, real: int) -> dict[str, float]:
+    """Measures as the table calls them: only Inception makes an FID and an IS.
+
+    Args:
+        found: by the names of `MEASURES`.
+        features: name of the network.
+        real: images that the set was compared with.
+    """
+    named = {k: f"{MEASURES[k]} ({features})" for k in ("kid_1000", "perceptual", "is")}
+    names = MEASURES | (named if features != "inception" else {})
+    names["fd"] = fd_name(features, int(found["images"]), real)
+    return {name: found[key] for key, name in names.items() if key in found}
 
 
 def shuffled_labels(
@@ -161,14 +247,22 @@ def shuffled_labels(
 
 @torch.no_grad()
 def reconstructions(
-    net: FeatureNet, tokenizer: Tokenizer, real: ImageSet, device: str
+    net: FeatureNet,
+    tokenizer: Tokenizer,
+    real: ImageSet,
+    device: str,
+    lpips: LPIPS | None = None,
 ) -> dict[str, Tensor]:
     """Features of the images after the tokenizer, and how near they are to them."""
-    perceptual = FeatureLoss(net.stages).each if hasattr(net, "stages") else None
+    distances: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
+    if lpips is not None and tokenizer.image_shape[1] >= LPIPS.least:
+        distances["lpips"] = lpips
+    if hasattr(net, "stages"):
+        distances["perceptual"] = FeatureLoss(net.stages).each
     found: dict[str, list[Tensor]] = {}
     for batch in in_batches(real):
         fake = tokenizer.reconstruct(batch.to(device)).clamp(-1, 1)
-        row = fidelity([fake], [batch.to(device)], perceptual)
+        row = fidelity([fake], [batch.to(device)], **distances)
         row["features"] = features_of(net, [fake])
         for key, value in row.items():
             found.setdefault(key, []).append(value)
@@ -203,7 +297,6 @@ def evaluation_notes(
     reference: Reference,
     order: Tensor | None,
     train: str | None,
-    shape: tuple[int, ...],
 ) -> list[str]:
     """What a reader of the table has to know."""
     notes = [
@@ -214,6 +307,11 @@ def evaluation_notes(
     ]
     if net.name != "inception":
         notes.append(f"FD and IS use {net.name} features: they are no FID, no IS.")
+    else:
+        notes.append(
+            "FID is to your images, not to the statistics of the published protocol "
+            "(--statistics): no paper has a number to compare it with."
+        )
     if math.isnan(reference.unit):
         notes.append(
             f"No FD: {len(real)} real images, and it needs more than the {net.width} "

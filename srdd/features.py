@@ -1,4 +1,4 @@
-"""Feature networks for chapter 14: EfficientNet, Inception, and the judge's training.
+"""Networks for chapter 14: EfficientNet, Inception, LPIPS, and the judge's training.
 
 A measure is named after its network. Only `fid_50k` gives a number that may be set
 beside published ones.
@@ -6,16 +6,18 @@ beside published ones.
 
 from __future__ import annotations
 
+import pickle
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checkpoints import read_file
 from .data import FASHION_CLASSES, ImageSet, loader
-from .files import CheckpointError
+from .files import CheckpointError, sha256
 from .metrics import (
     FeatureMoments,
     FeatureNet,
@@ -23,6 +25,7 @@ from .metrics import (
     Judge,
     JudgeConfig,
     accuracy,
+    check_features,
     class_scores,
     features_of,
     frechet_distance,
@@ -31,7 +34,49 @@ from .metrics import (
 )
 from .training import TrainConfig, fit
 
-PUBLISHED_IMAGES = 50_000
+PUBLISHED_IMAGES, PUBLISHED_CLASSES, PUBLISHED_SIDES = 50_000, 1_000, (256, 512)
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+LPIPS_SHA256 = (  # the learned weights of the channels; VGG-16
+    "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+)
+
+
+def weights_file(
+    url: str, published: str, path: str | Path | None = None, *, fetch: bool = False
+) -> tuple[Path, bool]:
+    """A file of published weights, and whether it is as published.
+
+    A file that is not is read here first, strictly: the libraries that will read it do
+    not refuse code in it.
+
+    Args:
+        url: where the publisher has it.
+        published: sha256 of its content.
+        path: the file; None is its place in the cache of ``torch.hub``, below
+            ``$TORCH_HOME``.
+        fetch: download it into that cache if it is not there.
+    Raises:
+        FileNotFoundError: it is not there, or cannot be downloaded.
+        CheckpointError: it is damaged, or holds more than tensors.
+    """
+    cache = Path(torch.hub.get_dir(), "checkpoints")
+    file = cache / url.rsplit("/", 1)[-1] if path is None else Path(path)
+    if path is None and fetch and not file.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file), published, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"could not download {url} ({error}); get it elsewhere and save it as "
+                f"{file}"
+            ) from error
+    if not file.is_file():
+        raise FileNotFoundError(f"no weights {file}: download {url} and save it there")
+    same = sha256(file) == published
+    if not same:
+        read_file(file)
+    return file, same
 
 
 def as_colour(images: Tensor) -> Tensor:
@@ -115,38 +160,47 @@ class EfficientNet(nn.Module):
 
 
 class Inception(nn.Module):
-    """The Inception network of FID, by torch-fidelity, which fetches its weights once.
+    """The Inception network of FID, by torch-fidelity, with the published weights.
 
     Images become 8-bit colour and are resized to 299 x 299 as TensorFlow 1 did, without
     antialias. The features are the 2,048 of the last pooling. `classify` leaves the bias
-    out, as the published Inception Score does.
+    out, as the published Inception Score does. With other weights than the published
+    ones it has another name, so that no number of it is called FID.
 
     Args:
         device: where it computes.
+        weights: the file; None is the cache of ``torch.hub``, into which it is
+            downloaded once (95 MB).
     Raises:
-        ValueError: torch-fidelity is not installed, or its weights cannot be had.
+        ValueError: torch-fidelity is not installed, or the file does not fit.
+        FileNotFoundError: no such file, or it cannot be downloaded.
     Source: Szegedy et al. 2016; Heusel et al. 2017.
     """
 
-    name, width, foreign = "inception", 2048, True
+    width, foreign = 2048, True
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        device: str | torch.device = "cpu",
+        weights: str | Path | None = None,
+    ) -> None:
         super().__init__()
         try:
-            from torch_fidelity.feature_extractor_inceptionv3 import (
-                FeatureExtractorInceptionV3,
-            )
+            from torch_fidelity import feature_extractor_inceptionv3 as library
         except ImportError as missing:
             raise ValueError(
                 "features 'inception' needs torch-fidelity: pip install srdd[eval]"
             ) from missing
+        file, published = weights_file(
+            library.URL_INCEPTION_V3, INCEPTION_SHA256, weights, fetch=True
+        )
+        self.name = "inception" if published else "inception, other weights"
         try:
-            self.layers = FeatureExtractorInceptionV3("inception", ["2048"])
-        except OSError as missing:
-            raise ValueError(
-                f"features 'inception' could not fetch its weights ({missing}); run it "
-                "once with a network, or use features 'efficientnet'"
-            ) from missing
+            self.layers = library.FeatureExtractorInceptionV3(
+                "inception", ["2048"], feature_extractor_weights_path=str(file)
+            )
+        except (RuntimeError, TypeError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{file} does not fit Inception: {error}") from error
         self.eval().requires_grad_(False).to(device)
 
     @property
@@ -161,6 +215,77 @@ class Inception(nn.Module):
     def classify(self, features: Tensor) -> Tensor:
         """Logits of the 1,008 classes, without the bias."""
         return features @ self.layers.fc.weight.T
+
+
+class LPIPS(nn.Module):
+    """The learned perceptual distance of pairs of images, by torch-fidelity.
+
+    Five maps of VGG-16, scaled to unit length along the channels: their squared
+    difference, weighted by channel as people's judgements taught, is averaged over
+    places and summed over maps. Images keep their size and are not rounded; grey ones
+    become colour. `name` is "LPIPS" only with the published weights (version 0.1).
+
+    Args:
+        device: where it computes.
+        fetch: download the weights if they are not in the cache of ``torch.hub``
+            (528 MB and 8 kB).
+    Raises:
+        ValueError: torch-fidelity is not installed, or a file does not fit.
+        FileNotFoundError: a file is not there; the message names the place.
+    Source: Zhang et al. 2018. Chapter 14, (eq-lpips).
+    """
+
+    least = 16  # pixels a side: VGG-16 halves them four times
+
+    def __init__(
+        self, device: str | torch.device = "cpu", *, fetch: bool = False
+    ) -> None:
+        super().__init__()
+        try:
+            from torch_fidelity import sample_similarity_lpips as library
+            from torchvision.models import VGG16_Weights
+        except ImportError as missing:
+            raise ValueError(
+                "LPIPS needs torch-fidelity: pip install srdd[eval]"
+            ) from missing
+        urls = (library.URL_VGG16_LPIPS, VGG16_Weights.IMAGENET1K_V1.url)
+        pairs = zip(urls, LPIPS_SHA256, strict=True)
+        try:
+            files = [weights_file(url, known, fetch=fetch) for url, known in pairs]
+        except FileNotFoundError as missing:
+            if fetch:
+                raise
+            hint = "or let srdd.features.LPIPS(fetch=True) do so"
+            raise FileNotFoundError(f"{missing}, {hint}") from missing
+        published = all(same for _, same in files)
+        self.name = "LPIPS" if published else "LPIPS, other weights"
+        try:
+            self.layers = library.SampleSimilarityLPIPS("lpips-vgg16")
+        except (RuntimeError, TypeError) as error:
+            names = " and ".join(str(file) for file, _ in files)
+            raise CheckpointError(f"{names} do not fit LPIPS: {error}") from error
+        self.eval().requires_grad_(False).to(device)
+
+    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Distance of each pair of images in [-1, 1], ``(b,)``; 0 is equal.
+
+        Args:
+            fake, real: ``(b, 1 or 3, H, W)``, sides of at least 16.
+        Raises:
+            ValueError: different shapes, no or smaller images, other values.
+        """
+        shape = tuple(fake.shape)
+        if shape != real.shape or len(shape) != 4 or min(shape[2:]) < self.least:
+            raise ValueError(
+                f"want one shape (b, c, H, W) with sides from {self.least}, got {shape} "
+                f"and {tuple(real.shape)}"
+            )
+        if not shape[0]:
+            raise ValueError("no images to compare")
+        found = []
+        for pair in zip(in_batches(fake, 16), in_batches(real, 16), strict=True):
+            found.append(self.layers(*((as_colour(x) + 1) * 127.5 for x in pair)))
+        return torch.cat(found)
 
 
 def shipped_judge(device: str | torch.device = "cpu") -> Judge:
@@ -197,16 +322,18 @@ def suited_features(shape: tuple[int, ...], classes: tuple[str, ...]) -> str:
     return "judge" if clothes else "efficientnet"
 
 
-def fd_name(features: str, images: int) -> str:
-    """What an FD may be called: "FD (judge)", "FID (10,000 images)", "FID-50k".
+def fd_name(features: str, made: int, real: int) -> str:
+    """What an FD may be called: "FD (judge)", "FID (10,000 to 5,000 images)".
+
+    Neither is FID-50k: that needs the published statistics, see `fid_50k`.
 
     Args:
         features: name of the network.
-        images: how many made images it was computed from.
+        made, real: how many images it was computed from.
     """
     if features != "inception":
         return f"FD ({features})"
-    return f"FID ({images:,} images)" if images < PUBLISHED_IMAGES else "FID-50k"
+    return f"FID ({made:,} to {real:,} images)"
 
 
 def moments_of(net: FeatureNet, images: Images) -> FeatureMoments:
@@ -241,50 +368,94 @@ def interleave(parts: list[Tensor]) -> Tensor:
     return found
 
 
-def read_statistics(path: str | Path, count: int) -> FeatureMoments:
+def read_statistics(path: str | Path, count: int = 1_281_167) -> FeatureMoments:
     """Published reference statistics: an ``.npz`` file with ``mu`` and ``sigma``.
 
     Args:
         path: for example VIRTUAL_imagenet256_labeled.npz of the ADM evaluator.
-        count: images they were computed from.
+        count: images they were computed from; ImageNet has 1,281,167 to train on.
     Raises:
+        FileNotFoundError: no such file.
         CheckpointError: other content.
     """
     import numpy as np
 
-    with np.load(path, allow_pickle=False) as file:
-        if not {"mu", "sigma"} <= set(file):
-            raise CheckpointError(f"{path} has {sorted(file)}, want mu and sigma")
-        mean, sigma = (torch.from_numpy(file[key]).double() for key in ("mu", "sigma"))
-    if sigma.shape != (len(mean), len(mean)):
-        raise CheckpointError(f"{path}: sigma has shape {tuple(sigma.shape)}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {key: file[key] for key in ("mu", "sigma") if key in file}
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is no .npz file of statistics: {error}"
+        ) from error
+    if len(found) < 2:
+        raise CheckpointError(f"{path} has only {sorted(found)}, want mu and sigma")
+    mean, sigma = (torch.from_numpy(found[key]).double() for key in ("mu", "sigma"))
+    if mean.ndim != 1 or sigma.shape != (len(mean), len(mean)):
+        shapes = f"{tuple(mean.shape)} and {tuple(sigma.shape)}"
+        raise CheckpointError(f"{path}: mu and sigma have shapes {shapes}")
+    if not (mean.isfinite().all() and sigma.isfinite().all()):
+        raise CheckpointError(f"{path}: mu or sigma has NaN or infinity")
     return FeatureMoments(count, mean, sigma * (count - 1))
 
 
-def fid_50k(net: FeatureNet, images: Images, real: FeatureMoments) -> dict[str, float]:
+def balanced(labels: Tensor) -> bool:
+    """Whether labels are those of the protocol: as many of each of 1,000 classes."""
+    each = PUBLISHED_IMAGES // PUBLISHED_CLASSES
+    wanted = torch.arange(PUBLISHED_CLASSES).repeat_interleave(each)
+    return torch.equal(labels.cpu().long().sort().values, wanted)
+
+
+def fid_50k(
+    net: FeatureNet, images: Images, labels: Tensor, real: FeatureMoments
+) -> dict[str, float]:
     """FID-50k and IS of the published ImageNet protocol.
 
-    The protocol: 50,000 samples, as many of each of the 1,000 classes, at 256 x 256
-    pixels and rounded to 8 bits; resized to 299 x 299 without antialias, as TensorFlow 1
-    did; the 2,048 pooled features of the 2015 Inception; Frechet distance to the
-    statistics of the training images (`read_statistics`); IS over 10 parts.
+    The protocol: 50,000 samples, 50 of each of the 1,000 classes, at 256 x 256 (or 512 x
+    512) pixels and rounded to 8 bits; resized to 299 x 299 without antialias, as
+    TensorFlow 1 did; the 2,048 pooled features of the 2015 Inception; Frechet distance
+    to the statistics of all training images of that size (`read_statistics`); IS over 10
+    parts.
 
     Args:
-        net: must be `Inception`.
+        net: must be `Inception` with the published weights.
         images: the samples, in [-1, 1].
+        labels: the classes they were made for, ``(50_000,)``.
         real: moments of the real images in the same network.
     Raises:
-        ValueError: another network, or fewer than 50,000 images.
+        ValueError: another network, number of images, size, or classes that are not
+            equally frequent.
     Source: Heusel et al. 2017; Dhariwal and Nichol 2021, the evaluator.
     """
     if net.name != "inception":
         raise ValueError(f"FID needs the inception network, got {net.name}")
-    features = features_of(net, images)
-    if len(features) < PUBLISHED_IMAGES:
+    if labels.shape != (PUBLISHED_IMAGES,):
         raise ValueError(
-            f"FID-50k needs {PUBLISHED_IMAGES:,} images, got {len(features):,}; "
-            "a value of fewer is larger and cannot be compared with published ones"
+            f"FID-50k needs {PUBLISHED_IMAGES:,} images, got labels of shape "
+            f"{tuple(labels.shape)}; a value of fewer is larger and cannot be compared "
+            "with published ones"
         )
+    if not balanced(labels):
+        raise ValueError(
+            f"FID-50k needs as many images of each of {PUBLISHED_CLASSES:,} classes, "
+            f"got ids {int(labels.min())}..{int(labels.max())}, the most frequent "
+            f"{int(labels.unique(return_counts=True)[1].max())} times"
+        )
+
+    def sized() -> Iterator[Tensor]:
+        for batch in in_batches(images):
+            if (
+                batch.shape[2] != batch.shape[3]
+                or batch.shape[3] not in PUBLISHED_SIDES
+            ):
+                shape, sides = tuple(batch.shape), PUBLISHED_SIDES
+                raise ValueError(f"FID-50k needs sides {sides}, got images {shape}")
+            yield batch
+
+    features = features_of(net, sized())
+    if len(features) != len(labels):
+        raise ValueError(f"FID-50k needs {len(labels):,} images, got {len(features):,}")
     distance = frechet_distance(FeatureMoments.of(features), real)
     return {"fid_50k": distance, **class_scores(net, features)}
 
@@ -303,9 +474,10 @@ def voted_accuracy(
     Raises:
         ValueError: labels that do not fit the features.
     """
-    points, votes = points.double(), F.one_hot(known).double()
+    features = check_features(features, "features", least=1)
+    points, votes = check_features(points, "points", least=1), F.one_hot(known).double()
     found = []
-    for some in features.double().split(1000):
+    for some in features.split(1000):
         near = squared_distances(some, points).topk(min(k, len(points)), largest=False)
         weight = 1 + 1e-6 / (1 + near.values)
         found.append((weight[..., None] * votes[near.indices]).sum(1))
@@ -351,7 +523,8 @@ class JudgeTask:
         images, labels = (x.to(self.device) for x in batch)
         logits = self.modules["model"].logits(jitter(images)).float()
         loss = F.cross_entropy(logits, labels)
-        return {"model": loss}, {"accuracy": accuracy(logits, labels)}
+        right = (logits.argmax(1) == labels).float().mean()
+        return {"model": loss}, {"accuracy": right}
 
     def after(self, step: int, optimizers: dict[str, torch.optim.Optimizer]) -> None:
         """Nothing is left to do."""

@@ -251,10 +251,10 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of rows whose largest logit is the label's.
 
     Raises:
-        ValueError: labels that do not fit the logits.
+        ValueError: labels that do not fit the logits, NaN, no images.
     """
-    n, classes = logits.shape
-    if labels.shape != (n,) or n == 0:
+    n, classes = check_features(logits, "logits", least=1).shape
+    if labels.shape != (n,):
         raise ValueError(f"labels has shape {tuple(labels.shape)} for {n} images")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
@@ -447,10 +447,14 @@ def features_of(net: FeatureNet, images: Images) -> Tensor:
         net: any feature network.
         images: a set, a tensor, or an iterable of batches, in [-1, 1].
     Raises:
-        ValueError: no images, bad values, or features with NaN.
+        ValueError: no images, bad values, features with NaN or of fewer images.
     """
     device = getattr(net, "device", "cpu")
-    parts = [net(x.to(device)).float().cpu() for x in in_batches(images)]
+    parts = []
+    for x in in_batches(images):
+        parts.append(net(x.to(device)).float().cpu())
+        if len(parts[-1]) != len(x):
+            raise ValueError(f"{net.name}: {len(parts[-1])} rows for {len(x)} images")
     if not parts:
         raise ValueError("no images to measure")
     return check_features(torch.cat(parts), f"{net.name} features", least=1).float()
@@ -458,31 +462,30 @@ def features_of(net: FeatureNet, images: Images) -> Tensor:
 # %% ../nbs/14_evaluation.ipynb #fidelity
 @torch.no_grad()
 def fidelity(
-    fakes: Images,
-    reals: Images,
-    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    fakes: Images, reals: Images, **distances: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
     """How near images are to their originals, one by one.
 
     Args:
         fakes, reals: as many images, in batches of one size.
-        perceptual: ``(fake, real) -> (b,)``, for example `FeatureLoss.each`.
+        distances: more of them by name, ``(fake, real) -> (b,)``, for example
+            ``lpips=LPIPS()`` or ``perceptual=FeatureLoss(...).each``.
     Returns:
-        psnr (dB), ssim and, if asked for, perceptual, each ``(n,)`` float64.
+        psnr (dB), ssim and the named ones, each ``(n,)`` float64.
     Raises:
-        ValueError: another number of images, or other shapes.
+        ValueError: no images, another number of them, or other shapes.
     """
     rows = []
     for fake, real in zip_longest(in_batches(fakes), in_batches(reals)):
         if fake is None or real is None or fake.shape != real.shape:
             a, b = (None if x is None else tuple(x.shape) for x in (fake, real))
             raise ValueError(f"fakes and reals must pair up, got batches {a} and {b}")
-        row = [psnr(fake.double(), real.double()), ssim(fake, real)]
-        if perceptual is not None:
-            row.append(perceptual(fake, real))
-        rows.append([x.double().cpu() for x in row])
-    columns = map(torch.cat, zip(*rows, strict=True))
-    return dict(zip(("psnr", "ssim", "perceptual"), columns, strict=False))
+        row = {"psnr": psnr(fake.double(), real.double()), "ssim": ssim(fake, real)}
+        row |= {name: between(fake, real) for name, between in distances.items()}
+        rows.append({name: x.double().cpu() for name, x in row.items()})
+    if not rows:
+        raise ValueError("no images to compare")
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 # %% ../nbs/14_evaluation.ipynb #reference
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
 from srdd.cli import build_parser, main, names, schedule_for
-from srdd.features import NETS
+from srdd.data import open_images
+from srdd.features import NETS, moments_of
+from srdd.files import CheckpointError
 from srdd.pipeline import Pipeline
 from srdd.transformer import ScaleTransformer
 
@@ -312,7 +315,7 @@ def test_my_model_is_measured_on_my_own_images(trained, photos, many, capsys):
     assert sets["noise"]["KID x 1000 (thumbnail)"] > 0
     assert 0 <= sets["samples"]["accuracy, 5 nearest"] <= 1
     assert sets["real halves"]["accuracy, 5 nearest"] > 0.9
-    for key in ("PSNR (dB)", "SSIM", "perceptual"):
+    for key in ("PSNR (dB)", "SSIM", "perceptual (thumbnail)"):
         assert key in sets["reconstructed"]
     assert "FD (thumbnail)" in sets["samples"] and "FID" not in str(sets)
     assert any("halves" in note and "No FD" in note for note in found["notes"])
@@ -322,6 +325,108 @@ def test_my_model_is_measured_on_my_own_images(trained, photos, many, capsys):
     assert main([str(word) for word in words]) == 0
     text = capsys.readouterr().out
     assert "real halves" in text and "note: " in text and "{" not in text
+
+
+class Distance:
+    """Stands for LPIPS, whose weights are not here."""
+
+    name, least = "LPIPS", 16
+
+    def __init__(self, device):
+        pass
+
+    def __call__(self, fake, real):
+        return (fake - real).abs().flatten(1).mean(1)
+
+
+def test_lpips_is_a_column_only_where_its_weights_are(
+    trained, many, tmp_path, monkeypatch, capsys
+):
+    words = ("eval", trained / "model", "--data", many)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # an empty cache
+    without = run(*words)
+    assert not any("LPIPS" in row for row in without["sets"].values())
+    assert any(note.startswith("No LPIPS: ") for note in without["notes"])
+    monkeypatch.setattr("srdd.evaluation.LPIPS", Distance)
+    found = run(*words)
+    rows = [name for name, row in found["sets"].items() if "LPIPS" in row]
+    assert rows == ["reconstructed"] and found["sets"]["reconstructed"]["LPIPS"] > 0
+    assert not any("LPIPS" in note for note in found["notes"])
+    monkeypatch.setattr(Distance, "name", "LPIPS, other weights")
+    other = run(*words)
+    assert "LPIPS" not in other["sets"]["reconstructed"]
+    assert any("not the published ones" in note for note in other["notes"])
+
+    def damaged(self, device):
+        raise CheckpointError("vgg16.pth is damaged")
+
+    monkeypatch.setattr(Distance, "__init__", damaged)
+    assert main([str(word) for word in words]) == 2
+    assert "vgg16.pth is damaged" in capsys.readouterr().err
+
+
+class Published(Thumbnail):
+    """Says it is the network of FID."""
+
+    name = "inception"
+
+    def classify(self, features):
+        return features[:, :3]
+
+
+def test_an_fid_of_my_own_protocol_says_its_numbers(trained, many, monkeypatch):
+    monkeypatch.setitem(NETS, "inception", Published)
+    words = ("eval", trained / "model", "--data", many, "--features", "inception")
+    found = run(*words, "--count", 50)
+    assert "FID (50 to 60 images)" in found["sets"]["samples"]
+    assert "FID (60 to 60 images)" in found["sets"]["reconstructed"]
+    assert "FID-50k" not in str(found) and "IS" in found["sets"]["samples"]
+    assert any("no paper has a number" in note for note in found["notes"])
+
+
+@pytest.fixture
+def protocol(many, tmp_path, monkeypatch) -> Path:
+    """The ImageNet protocol shrunk to `trained`, and a file of statistics."""
+    monkeypatch.setitem(NETS, "inception", Published)
+    small = {"IMAGES": 60, "CLASSES": 3, "SIDES": (16,)}
+    for module in ("features", "evaluation"):
+        for key, value in small.items():
+            monkeypatch.setattr(f"srdd.{module}.PUBLISHED_{key}", value)
+    real = moments_of(Published(), open_images(many, side=16))
+    arrays = {"mu": real.mean.numpy(), "sigma": real.covariance.numpy()}
+    np.savez(tmp_path / "statistics.npz", **arrays)
+    return tmp_path / "statistics.npz"
+
+
+def test_the_published_protocol_is_one_option(trained, protocol):
+    found = run("eval", trained / "model", "--statistics", protocol)
+    row = found["sets"]["samples"]
+    assert list(found["sets"]) == ["samples"] and row["images"] == 60
+    assert row["FID-50k"] > 0 and row["IS"] >= 1
+    assert any("20 samples of each class" in note for note in found["notes"])
+    assert run("eval", trained / "model", "--statistics", protocol) == found
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("--count", "10000"),
+        ("--features", "efficientnet"),
+        ("--data", "photos"),
+        ("--train", "photos"),
+    ],
+)
+def test_the_published_protocol_has_no_choices(trained, protocol, other, capsys):
+    words = ["eval", str(trained / "model"), "--statistics", str(protocol), *other]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "the published protocol, which has no " + " ".join(other) in said
+
+
+def test_the_published_protocol_is_for_models_of_imagenet(trained, tmp_path, capsys):
+    words = ["eval", str(trained / "model"), "--statistics", str(tmp_path / "no.npz")]
+    assert main(words) == 2
+    assert "1,000 classes" in capsys.readouterr().err
 
 
 def test_images_without_classes_are_measured_without_accuracy(trained, many):

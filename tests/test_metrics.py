@@ -1,6 +1,7 @@
 """Measures: equal to the literal ones, blind where they must be, strict."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -236,8 +237,8 @@ def test_fidelity_is_per_image_and_independent_of_the_batches():
     photos = fashion_slice().batch(range(30))[0]
     soft = blur(photos)
     loss = FeatureLoss(lambda x: [x, F.avg_pool2d(x, 2)])
-    whole = fidelity(soft, photos, loss.each)
-    parts = fidelity(soft.split(7), photos.split(7), loss.each)
+    whole = fidelity(soft, photos, perceptual=loss.each)
+    parts = fidelity(soft.split(7), photos.split(7), perceptual=loss.each)
     assert list(whole) == ["psnr", "ssim", "perceptual"]
     for name, values in whole.items():
         assert values.shape == (30,)
@@ -249,6 +250,8 @@ def test_fidelity_is_per_image_and_independent_of_the_batches():
     mean = whole["perceptual"].mean().float()
     torch.testing.assert_close(loss(soft, photos), mean, rtol=1e-5, atol=1e-6)
     assert list(fidelity(photos, photos)) == ["psnr", "ssim"]
+    both = fidelity(soft, photos, one=loss.each, two=lambda a, b: a.flatten(1).sum(1))
+    assert list(both) == ["psnr", "ssim", "one", "two"]
 
 
 def test_few_pairs_are_exchanged_in_all_ways():
@@ -299,6 +302,43 @@ def test_features_do_not_depend_on_the_batches(halves):
     again = evaluate(net, iter(photos.split(7)), reference, labels)
     assert once == pytest.approx(again, rel=1e-9)
     assert once["images"] == 120 and 0 <= once["accuracy"] <= 1
+
+
+def test_no_more_than_a_batch_of_pixels_is_held():
+    alive = weakref.WeakSet()
+    most = []
+
+    def stream():
+        for i in range(20):
+            batch = torch.full((5, 1, 16, 16), i / 20)
+            alive.add(batch)
+            most.append(len(alive))
+            yield batch
+
+    class Grid(Thumbnail):
+        def __call__(self, images):  # makes fresh tensors, as any network does
+            return super().__call__(images) + 0
+
+    assert features_of(Grid(), stream()).shape == (100, 16)
+    assert len(fidelity(stream(), stream())["psnr"]) == 100
+    assert max(most) <= 2 * 3  # what is made, what is handed on, what is measured
+    assert len(most) == 60
+
+
+def test_measures_do_not_depend_on_the_device(device):
+    x, y, logits = cloud(300), cloud(280, seed=1, shift=0.3), 3 * cloud(300, 7)
+    labels = torch.arange(300) % 7
+
+    def measured(where):
+        a, b, p = (z.to(where) for z in (x, y, logits))
+        yield frechet_distance(*(FeatureMoments.of(z) for z in (a, b)))
+        yield from kid(a, b)
+        yield from neighbour_scores(a, b).values()
+        yield nearest_distance(a, b).mean().item()
+        yield from inception_score(p)
+        yield accuracy(p, labels)
+
+    assert list(measured(device)) == pytest.approx(list(measured("cpu")), rel=1e-6)
 
 
 def test_stored_photographs_are_counted_as_copies(halves):
@@ -400,6 +440,17 @@ def test_features_that_cannot_be_measured_are_refused():
         (lambda: blur(torch.zeros(1, 1, 4, 4), 0.0), "sigma must be"),
         (lambda: accuracy(torch.zeros(3, 4), torch.tensor([0, 1, 4])), "0..4.*knows 4"),
         (lambda: accuracy(torch.zeros(3, 4), torch.tensor([0, 1])), "for 3 images"),
+        (
+            lambda: accuracy(torch.full((3, 4), math.nan), torch.tensor([0, 1, 2])),
+            "logits has NaN or infinity in 3 of 3",
+        ),
+        (lambda: accuracy(torch.zeros(0, 4), torch.zeros(0)), "give more images"),
+        (lambda: nearest_distance(cloud(0), cloud(9)), "give more images"),
+        (lambda: nearest_distance(cloud(9), math.nan * cloud(9)), "points has NaN"),
+        (lambda: kid(math.nan * cloud(30), cloud(30)), "x has NaN or infinity in 30"),
+        (lambda: neighbour_scores(cloud(30), math.inf * cloud(30)), "fake has NaN"),
+        (lambda: FeatureMoments.of(math.nan * cloud(30)), "NaN or infinity in 30"),
+        (lambda: fidelity([], []), "no images to compare"),
         (lambda: list(in_batches(torch.full((1, 1, 4, 4), 3.0))), r"want \[-1, 1\]"),
         (lambda: list(in_batches(torch.full((1, 1, 4, 4), math.nan))), "nan"),
         (lambda: features_of(Thumbnail(), []), "no images"),
@@ -434,6 +485,31 @@ def test_training_images_among_the_held_out_ones_are_refused(halves):
     features = features_of(net, halves[0])
     with pytest.raises(ValueError, match="lies in train"):
         Reference.of(net, halves[0], train=features)
+
+
+def test_a_network_that_loses_images_is_named():
+    class Lossy(Thumbnail):
+        name = "lossy"
+
+        def __call__(self, images):
+            return super().__call__(images[1:])
+
+    images = colour_shapes(4, 16, seed=0).batch(range(4))[0]
+    with pytest.raises(ValueError, match="lossy: 3 rows for 4 images"):
+        features_of(Lossy(), images)
+
+
+def test_every_image_counts(halves):
+    net, photos = Thumbnail(), halves[0].batch(range(103))[0]
+    reference = Reference.of(net, halves[1].batch(range(101))[0])
+    before = evaluate(net, photos, reference)
+    measures = "fd rel_fd kid_1000 is density"
+    for i in (0, 50, 102):  # a block of KID or IS, or a chunk, may not leave one out
+        other = photos.clone()
+        other[i] = -photos[i]
+        after = evaluate(net, other, reference)
+        assert after["images"] == 103
+        assert all(after[name] != before[name] for name in measures.split()), i
 
 
 def test_a_network_that_answers_nonsense_is_named():
