@@ -299,7 +299,8 @@ class Schedules:
             made = drawn(
                 model, teacher, labels, sampling=WAYS["guided"], seed=SCREEN_SEED
             )
-            maps += [teacher.maps(part.tokens)[-1] for part in made]
+            with torch.no_grad():
+                maps += [teacher.maps(part.tokens)[-1] for part in made]
         return torch.cat(maps)
 
     def slim(self, name: str) -> Tokenizer:
