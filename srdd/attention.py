@@ -101,12 +101,14 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The product; x and the weight are kept for the gradients."""
         ctx.save_for_backward(x, weight)
         return onednn(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, of the weight and of the bias, where they are wanted."""
         x, weight = ctx.saved_tensors
         given, rows = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         for_x, for_weight, for_bias = ctx.needs_input_grad

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['GUIDANCE_RULES', 'RESAMPLING_RULES', 'RESAMPLING_LAWS', 'SAMPLING_PRESETS', 'at_scale', 'check_each', 'is_count',
-           'ResamplingPlan', 'SampleConfig', 'sampling_preset', 'guide', 'filter_logits', 'image_seeds', 'gumbel_noise',
-           'ScaleTrace', 'Sampled', 'ScaleSampler', 'sample', 'sample_labels', 'check_pair']
+           'ResamplingPlan', 'SampleConfig', 'sampling_preset', 'guide', 'filter_logits', 'image_seeds',
+           'full_precision', 'gumbel_noise', 'ScaleTrace', 'Sampled', 'ScaleSampler', 'sample', 'sample_labels',
+           'check_pair']
 
 # %% ../nbs/09_sampling.ipynb #exported-imports
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -267,6 +269,17 @@ def image_seeds(seed: int, count: int, start: int = 0) -> list[int]:
         for index in range(start, start + count)
     ]
 
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32 in convolutions: its rounding would change tokens with the batch."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
 # %% ../nbs/09_sampling.ipynb #gumbel-noise
 def gumbel_noise(
     seeds: Tensor, k: int, count: int, vocab: int, turn: int = 0
@@ -415,11 +428,12 @@ class ScaleSampler:
     ) -> Sampled:
         """Draw every scale and decode the map; the host waits for no value."""
         tokens = []
-        for step in self.quantize.steps(self.choose, len(self.seeds)):
-            tokens.append(step.tokens)
-            if callback is not None:
-                callback(step)
-        return Sampled(tokenizer.decode_map(step.f_hat), tokens, self.trace)
+        with full_precision():
+            for step in self.quantize.steps(self.choose, len(self.seeds)):
+                tokens.append(step.tokens)
+                if callback is not None:
+                    callback(step)
+            return Sampled(tokenizer.decode_map(step.f_hat), tokens, self.trace)
 
 # %% ../nbs/09_sampling.ipynb #sample
 @torch.no_grad()

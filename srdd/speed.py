@@ -487,7 +487,7 @@ def dense_step(models: Models, tokens: list[Tensor]) -> Callable[[], Tensor]:
             """The tokens that are known."""
             return tokens
 
-    images = torch.zeros(len(models.labels), 1)
+    images = torch.zeros(len(models.labels), 1, device=models.labels.device)
     return fast.plain_training_step(models.causal, Known(), images, models.labels)
 
 

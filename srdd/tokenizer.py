@@ -366,11 +366,11 @@ class Tokenizer(nn.Module, Pretrained):
         Args:
             f_hat: ``(b, z, h, h)``.
             chunk: images decoded at a time; by default as many as keep the
-                widest map of the decoder below 2^25 numbers. The memory
-                depends on it, the images do not.
+                widest map of the decoder below 2^25 numbers, 2^28 on a GPU. The
+                memory depends on it, the images do not.
         """
-        side = self.config.image_side
-        chunk = chunk or max(1, 2**25 // (self.config.decoder_widths[0] * side**2))
+        most = 2 ** (28 if f_hat.is_cuda else 25) // self.config.decoder_widths[0]
+        chunk = chunk or max(1, most // self.config.image_side**2)
         parts = f_hat.to(memory_format=torch.channels_last).split(chunk)
         images = [self.decoder(self.post_quant_conv(part)) for part in parts]
         return torch.cat(images).clamp(-1, 1).contiguous()
