@@ -112,10 +112,19 @@ def drop_thebe(
     context["script_files"] = [s for s in scripts if not mentions(s)]
 
 
+def own_words(
+    app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+) -> None:
+    """Leave out a docstring that a method has from a class of another library."""
+    if what == "method" and not thing.__doc__:
+        lines.clear()
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.connect("config-inited", vendor)
     app.connect("source-read", read_source)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("autodoc-process-docstring", own_words)
     app.add_css_file("srdd.css")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -242,6 +243,22 @@ def test_pages_show_code_without_directives(extension, text, shown, tags):
 )
 def test_titles_carry_the_number_of_the_file(extension, page, number):
     assert extension.number(page) == number
+
+
+def test_api_shows_no_words_of_other_libraries(extension):
+    class Ours(torch.nn.Module):
+        def forward(self, x):
+            return x
+
+        def named(self):
+            """Ours."""
+
+    lines = ["Define the computation performed at every call."]
+    extension.own_words(None, "method", "forward", Ours.forward, None, lines)
+    assert not lines
+    lines = ["Ours."]
+    extension.own_words(None, "method", "named", Ours.named, None, lines)
+    assert lines == ["Ours."]
 
 
 def test_no_file_names_a_machine_or_a_registry():
