@@ -38,7 +38,7 @@ class TransformerConfig:
         classes: labels; the null class for guidance comes on top.
         mask: "markov", "causal" or "band".
         shared_adaln: one modulation layer for all blocks.
-        qk_norm: unit-length queries and keys with a learned temperature.
+        qk_norm: unit-length queries and keys with a learned factor.
         mlp_ratio: hidden width of the MLP in units of `width`.
         drop_path: chance to skip the last block in training; grows from 0.
         groups: scales that each pass writes, coarse to fine: ``(1, 2, 1)``
