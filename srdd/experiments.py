@@ -654,16 +654,17 @@ def measure_schedules(setting: Setting) -> dict[str, Any]:
 
 
 def measure_schedule_seeds(setting: Setting) -> dict[str, Any]:
-    """All of the screen over three other training seeds, and what it chose."""
+    """What the screen chose and its best lists, over three other training seeds."""
     from . import schedule_study as study
 
     every, values = study.Schedules(setting.work, setting.root, setting.device), {}
+    screen = read_record("schedules").values
     runs = {
         setup: [every.measured(setup, seed) for seed in SEEDS]
-        for setup in study.setups()
+        for setup in study.setups(study.finalists(screen))
     }
     base = next(iter(runs.values()))
-    for name, setup in study.chosen(read_record("schedules").values).items():
+    for name, setup in study.chosen(screen).items():
         pairs = zip(runs[setup], base, strict=True)
         gaps = [
             {"rel-FD against the full list": a["rel_fd"] - b["rel_fd"]}
