@@ -40,6 +40,7 @@ from .sampling import SampleConfig, image_seeds, sample
 from .speed import fashion_suite, var_suite
 from .studies import (
     SEEDS,
+    STUDY_SAMPLES,
     Study,
     Variant,
     drawn,
@@ -54,7 +55,7 @@ from .tokenizer_study import VOCABS, TokenizerStudy, reconstruction
 from .training import scale_cross_entropy
 from .transformer import ScaleTransformer
 
-BATCH = 250
+BATCH, MARKS = 250, 4
 SAMPLING_SEEDS = 3
 PAIR = {"Markovian": "fashion", "causal twin": "fashion-causal"}
 
@@ -175,9 +176,9 @@ def pipeline(name: str, setting: Setting) -> Pipeline:
     return Pipeline.from_pretrained(name, device=setting.device)
 
 
-def clock(setting: Setting) -> str:
+def clock(device: str) -> str:
     """What seconds are of: "CPU" or "GPU"."""
-    return "CPU" if setting.device == "cpu" else "GPU"
+    return "CPU" if device == "cpu" else "GPU"
 
 
 def rows(measured: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
@@ -367,7 +368,9 @@ def measure_presets(setting: Setting) -> dict[str, Any]:
 
         runs[preset] = run
     for preset, seconds in seconds_in_turn(runs, setting.device).items():
-        values[f"{preset}/{clock(setting)} seconds of 64 images"] = single(seconds)
+        values[f"{preset}/{clock(setting.device)} seconds of 64 images"] = single(
+            seconds
+        )
     return {"values": values, "seeds": seeds}
 
 
@@ -557,22 +560,30 @@ def cross_entropy(study: Study, saved: Path) -> dict[str, float]:
     }
 
 
-def measure_study_mask(setting: Setting) -> dict[str, Any]:
-    """Markovian and causal attention at study size, three training seeds."""
-    study, values, runs = study_of(setting), {}, {}
-    for name in ("markov", "causal"):
-        saved = [study.run(Variant(mask=name), seed)[-1] for seed in SEEDS]
-        runs[name] = [study.measure(s) | cross_entropy(study, s) for s in saved]
+def masks(
+    study: Study, variants: dict[str, Variant], count: int = STUDY_SAMPLES
+) -> dict[str, dict[str, Any]]:
+    """Quality of the variants "markov" and "causal", and their difference."""
+    values, runs = {}, {}
+    for name, variant in variants.items():
+        saved = [study.run(variant, seed, MARKS)[-1] for seed in SEEDS]
+        runs[name] = [
+            study.measure(s, count=count) | cross_entropy(study, s) for s in saved
+        ]
         values |= over_seeds(name, runs[name])
     gaps = [
         {key: a[key] - b[key] for key in a}
         for a, b in zip(runs["markov"], runs["causal"], strict=True)
     ]
-    values |= over_seeds("markov minus causal", gaps)
-    return {"values": values, "seeds": list(SEEDS)}
+    return values | over_seeds("markov minus causal", gaps)
 
 
-MARKS = 4
+def measure_study_mask(setting: Setting) -> dict[str, Any]:
+    """Markovian and causal attention at study size, three training seeds."""
+    variants = {name: Variant(mask=name) for name in ("markov", "causal")}
+    return {"values": masks(study_of(setting), variants), "seeds": list(SEEDS)}
+
+
 CONVERGENCE = {
     "causal": Variant(mask="causal"),
     "Markovian": Variant(),
@@ -582,28 +593,64 @@ CONVERGENCE = {
 }
 
 
-def measure_study_convergence(setting: Setting) -> dict[str, Any]:
-    """Quality against steps and CPU seconds, three training seeds."""
-    study, values, curves = study_of(setting), {}, {}
-    seconds, unit = study.step_seconds(CONVERGENCE), f"{clock(setting)} seconds"
-    for name, variant in CONVERGENCE.items():
+def convergence(
+    study: Study, variants: dict[str, Variant], count: int = STUDY_SAMPLES
+) -> dict[str, dict[str, Any]]:
+    """Quality against steps and seconds, and what "causal" takes to equal the others.
+
+    Args:
+        study: of the training runs.
+        variants: by name; one of them is "causal".
+        count: samples at each mark.
+    """
+    values, curves = {}, {}
+    seconds, unit = study.step_seconds(variants), f"{clock(study.device)} seconds"
+    for name, variant in variants.items():
         values[f"{name}/{unit} of a step"] = single(seconds[name])
         each = [study.run(variant, seed, MARKS) for seed in SEEDS]
         curves[name] = []
         for part in range(2, MARKS + 1):  # the first is far from any level
             marks = [saved[part - 1] for saved in each]
             steps = part * variant.steps / MARKS
-            found = [study.measure(m) | cross_entropy(study, m) for m in marks]
+            found = [
+                study.measure(m, count=count) | cross_entropy(study, m) for m in marks
+            ]
             kept = [{k: f[k] for k in ("rel_fd", "cross_entropy")} for f in found]
             for row in kept:
                 row |= {"steps": steps, unit: steps * seconds[name]}
             curves[name].append(kept)
             values |= over_seeds(f"{name}, {part} of {MARKS}", kept)
-    for other in ("Markovian", "Markovian, random scales"):
+    for other in [name for name in variants if name != "causal"]:
         for cost in ("steps", unit):
             ratios = time_to_equal(curves["causal"], curves[other], "rel_fd", cost)
             values |= over_seeds(f"{cost} to equal rel-FD, causal / {other}", ratios)
+    return values
+
+
+def measure_study_convergence(setting: Setting) -> dict[str, Any]:
+    """Quality against steps and CPU seconds, three training seeds."""
+    values = convergence(study_of(setting), CONVERGENCE)
     return {"values": values, "seeds": list(SEEDS)}
+
+
+def measure_set(name: str, setting: Setting) -> dict[str, Any]:
+    """Both masks, their convergence and the tokenizer's loss on colour photographs."""
+    from . import set_study
+
+    work = str(Path(setting.work) / name)
+    study = set_study.finished(name, work, setting.root, setting.device)
+    plan, known, variants = study.plan, study.tokenizers, study.variants
+    values = rows({"training images": {"images": len(study.train)}})
+    values |= rows(known.known_sets())
+    for vocab in (plan.vocab, None):
+        title = f"{vocab} codes" if vocab else "no quantizer"
+        values |= over_seeds(title, known.measured(vocab, SEEDS[:1]))
+    values |= masks(study, variants, plan.samples)
+    named = {"causal": variants["causal"], "Markovian": variants["markov"]}
+    values |= convergence(study, named, min(STUDY_SAMPLES, plan.samples))
+    study.pictures()
+    facts = {"seeds": list(SEEDS), "tier": plan.tier}
+    return {"values": values} | facts
 
 
 LARGE = {"depth": 4, "width": 128, "heads": 4, "steps": 100, "lr": 1e-3}
@@ -688,7 +735,7 @@ def measure_schedule_seconds(setting: Setting) -> dict[str, Any]:
         if setup.candidate.meaning != "student"  # those of the list re-tokenised
     }
     for name, seconds in seconds_in_turn(timed, setting.device).items():
-        values[f"{name}/{clock(setting)} seconds of 64 images"] = single(seconds)
+        values[f"{name}/{clock(setting.device)} seconds of 64 images"] = single(seconds)
     return {"values": values}
 
 
@@ -797,6 +844,11 @@ def measure_guidance_schedules(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": list(SEEDS)}
 
 
+PHOTOGRAPHS = {
+    "cifar10": "CIFAR-10 in its JPEG copy",
+    "tiny-imagenet": "TinyImageNet-50",
+    "flowers": "Flowers5 at 64 pixels",
+}
 EXPERIMENTS: dict[str, Experiment] = {
     "judge": Experiment(
         "The judge names at least 92 % of the test images.", measure_judge
@@ -866,6 +918,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         "One codebook costs fine detail, and more codes cost less.",
         measure_tokenizer_gap,
     ),
+    **{
+        name: Experiment(
+            f"{title}: the Markovian model is as good as the causal one.",
+            partial(measure_set, name),
+            timed=True,
+        )
+        for name, title in PHOTOGRAPHS.items()
+    },
     "mask-head": Experiment(
         "A mask head learns more from tokens in sight if all is trained together.",
         measure_mask_head,

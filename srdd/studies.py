@@ -179,6 +179,9 @@ class Study(FashionSets):
         progress: show bars.
     """
 
+    flips = False
+    """Whether the mirror images of the training images are learned too."""
+
     def __init__(
         self,
         work: str | Path = "runs",
@@ -202,7 +205,8 @@ class Study(FashionSets):
 
     def tokens(self, images: ImageSet) -> TokenSet:
         """Tokens of a set, encoded once and kept in the work folder."""
-        expect = token_fingerprint(images, self.mark, False)
+        flips = self.flips and images is self.train
+        expect = token_fingerprint(images, self.mark, flips)
         path = self.work / f"tokens-{expect[:12]}.safetensors"
         if not path.is_file():
             found = encode_images(
@@ -210,6 +214,7 @@ class Study(FashionSets):
                 lambda pixels: self.encode(pixels.to(self.device)),
                 sides=self.tokenizer.schedule.sides,
                 tokenizer_hash=self.mark,
+                flips=flips,
             )
             save_tokens(path, found)
         return load_tokens(path, expect)

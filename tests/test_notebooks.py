@@ -53,6 +53,7 @@ HAND_WRITTEN = {
     "gpu_speed",
     "resampling_study",
     "schedule_study",
+    "set_study",
     "pipeline",
     "presets",
     "records",
