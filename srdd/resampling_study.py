@@ -44,11 +44,11 @@ from .studies import Study, Variant, batches, drawn, over_seeds
 from .tokenizer import Tokenizer
 from .transformer import ScaleTransformer, TransformerConfig
 
-SCREEN, SCREEN_SEEDS, SCREEN_SEED = 2500, (3, 4), 0
-SAMPLES, SEED = 10_000, 1
+SCREEN, SCREEN_SEEDS, SCREEN_SEED = 2000, (3, 4), 0
+SAMPLES, SEED = 5000, 1
 HEAD = {"network": {"mask_blocks": 1}, "steps": 1000, "batch": 128}
 SHIPPED = {"depth": 4, "width": 128, "heads": 4, "init": "fashion"}
-SHIPPED_HEAD = {"steps": 3000, "batch": 128, "lr": 2e-3}
+SHIPPED_HEAD = {"steps": 2000, "batch": 128, "lr": 2e-3}
 CHEAP = 1.65
 """A plan is cheap if the transformer needs at most so many times the operations."""
 
@@ -162,7 +162,7 @@ PLANS = (
 """As many as there are settings without passes."""
 
 SHOWN = (0.0, 0.25, 0.5, 0.75, 0.9)
-CHAIN, MARKS = 5000, (0, 1, 4, 16, 64)
+CHAIN, MARKS = 2500, (0, 1, 4, 16)
 GATES: dict[str, ResamplingPlan] = {
     f"{rule}, {text}": ResamplingPlan((FINE[-1],), MARKS[-1], rule, share)
     for rule, text, share in (
