@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -623,6 +624,8 @@ def convergence(
     for other in [name for name in variants if name != "causal"]:
         for cost in ("steps", unit):
             ratios = time_to_equal(curves["causal"], curves[other], "rel_fd", cost)
+            if any(math.isnan(each["ratio"]) for each in ratios):
+                continue  # a curve was there before its first mark
             values |= over_seeds(f"{cost} to equal rel-FD, causal / {other}", ratios)
     return values
 
@@ -640,7 +643,7 @@ def measure_set(name: str, setting: Setting) -> dict[str, Any]:
     work = str(Path(setting.work) / name)
     study = set_study.finished(name, work, setting.root, setting.device)
     plan, known, variants = study.plan, study.tokenizers, study.variants
-    values = rows({"training images": {"images": len(study.train)}})
+    values = rows({"training set": {"images": len(study.train)}})
     values |= rows(known.known_sets())
     for vocab in (plan.vocab, None):
         title = f"{vocab} codes" if vocab else "no quantizer"
