@@ -35,7 +35,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype(args))
     pipe.sampling = sampling_options(pipe, args)
     if args.cuda_graphs:
-        pipe.enable_cuda_graphs()
+        pipe.enable_cuda_graphs(fused=args.cuda_graphs == "fused")
     labels = None
     if args.classes != "none":
         every = args.classes == "all"
@@ -948,8 +948,11 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
     p.add_argument("--batch", type=int, default=64, help="images at a time (64)")
     p.add_argument(
         "--cuda-graphs",
-        action="store_true",
-        help="with --device cuda: record a batch once, then launch the record",
+        nargs="?",
+        const="plain",
+        choices=("plain", "fused"),
+        help="with --device cuda: record a batch once, then launch the record; fused "
+        "also compiles small kernels, which takes seconds and is faster",
     )
     p.add_argument("--zoom", type=int, default=2, help="pixels per pixel (2)")
     p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")

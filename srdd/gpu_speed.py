@@ -7,18 +7,16 @@ has float16 weights and is one recorded graph. Everything takes turns in one run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import tokenizer, transformer
+from ._kernels import fused
 from .fast import (
     PlainSampler,
     Replay,
@@ -44,42 +42,6 @@ from .transformer import ScaleTransformer, preset
 
 COMPILED, FUSED, EAGER = "usual, compiled", ", fused", ", call by call"
 Run = Callable[[], Any]
-
-
-# What the graph may hold beside what the package calls
-
-
-def group_silu(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
-) -> Tensor:
-    """Group norm, then SiLU, of a map that lies in channels_last."""
-    (b, c, h, w), rows = x.shape, x.permute(0, 2, 3, 1)
-    y = rows.reshape(b, h * w, groups, c // groups).float()
-    var, mean = torch.var_mean(y, dim=(1, 3), keepdim=True, correction=0)
-    y = ((y - mean) * (var + eps).rsqrt()).reshape(b, h, w, c)
-    return F.silu(y * weight + bias).to(x.dtype).permute(0, 3, 1, 2)
-
-
-@contextmanager
-def fused() -> Iterator[None]:
-    """Compile the small functions between the products while a graph is recorded.
-
-    Layer norm with modulation, and group norm with SiLU, become one or two kernels
-    each: this takes seconds, and not the minutes of a whole network.
-    """
-    activate = torch.compile(group_silu, dynamic=False)
-    rows = torch.compile(transformer.modulated, dynamic=True)
-
-    def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-        return activate(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-
-    before = tokenizer.norm_silu, transformer.modulated
-    tokenizer.norm_silu, transformer.modulated = norm_silu, rows
-    try:
-        with torch._dynamo.config.patch(recompile_limit=64):
-            yield
-    finally:
-        tokenizer.norm_silu, transformer.modulated = before
 
 
 # The two sides

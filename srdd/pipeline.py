@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ._kernels import fused
 from .fast import Replay, replayed
 from .figures import to_pil
 from .files import (
@@ -79,6 +81,7 @@ class Pipeline:
         self.sampling = sampling or SampleConfig()
         self.presets = dict(presets or {})
         self.graphs: dict[tuple[int, SampleConfig], Replay] | None = None
+        self.fused = False
         check_pair(transformer, tokenizer, self.sampling)
         count = transformer.config.classes
         self.classes = tuple(classes) or tuple(str(i) for i in range(count))
@@ -271,19 +274,23 @@ class Pipeline:
         key = len(seeds), plain
         if key not in self.graphs:
             check_pair(self.transformer, self.tokenizer, config)
-            self.graphs[key] = replayed(
-                self.transformer, self.tokenizer, len(seeds), plain
-            )
+            with fused() if self.fused else nullcontext():
+                self.graphs[key] = replayed(
+                    self.transformer, self.tokenizer, len(seeds), plain
+                )
         found = self.graphs[key](labels, torch.tensor(seeds, device=self.device))
         tokens = [scale.clone() for scale in found.tokens]
         return Sampled(found.images.clone(), tokens, [])
 
-    def enable_cuda_graphs(self) -> Pipeline:
+    def enable_cuda_graphs(self, fused: bool = False) -> Pipeline:
         """Record each batch size and setting once, and launch the record after that.
 
         Calls with a callback, or with passes, run as before. Weights may change in
         place; after `to` or another load, call this again.
 
+        Args:
+            fused: compile the small functions between the products too; faster,
+                and the first call of each kind takes some seconds longer.
         Raises:
             ValueError: the networks are not on a CUDA device.
         """
@@ -292,7 +299,8 @@ class Pipeline:
                 f'device is {self.device}, CUDA graphs need "cuda": call '
                 '.to("cuda") first'
             )
-        self.graphs = {}
+        self.tokenizer.to(memory_format=torch.channels_last)
+        self.graphs, self.fused = {}, fused
         return self
 
     def config_with(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from srdd import gpu_speed, speed, tokenizer, transformer
+from srdd import _kernels, speed, tokenizer, transformer
 from srdd.gpu_speed import in_half, our_images, pairs, resized, usual_images
 from srdd.scales import ScaleSchedule
 from srdd.speed import Models
@@ -44,7 +44,7 @@ def test_half_shares_no_weight_with_the_original(models):
 
 def test_fusing_ends_with_its_block():
     before = tokenizer.norm_silu, transformer.modulated
-    with pytest.raises(RuntimeError), gpu_speed.fused():
+    with pytest.raises(RuntimeError), _kernels.fused():
         assert transformer.modulated is not before[1]
         raise RuntimeError
     assert before == (tokenizer.norm_silu, transformer.modulated)
@@ -54,7 +54,7 @@ def test_the_norm_that_is_fused_is_the_one_of_the_tokenizer():
     norm, x = torch.nn.GroupNorm(4, 8), torch.randn(2, 8, 3, 5)
     torch.nn.init.normal_(norm.weight)
     x = x.to(memory_format=torch.channels_last)
-    mine = gpu_speed.group_silu(x, 4, norm.weight, norm.bias, norm.eps)
+    mine = _kernels.group_silu(x, 4, norm.weight, norm.bias, norm.eps)
     torch.testing.assert_close(mine, tokenizer.norm_silu(norm, x))
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from srdd.cli import main
 from srdd.files import CheckpointError
 from srdd.pipeline import Pipeline, seeds_of
 from srdd.sampling import SAMPLING_PRESETS, ResamplingPlan, SampleConfig
@@ -238,3 +239,26 @@ def test_half_precision_makes_nearly_the_same_images(dtype):
     if dtype == torch.float16:  # of the same map: within a step of 1/255
         near = half.tokenizer.decode(first.tokens).float() - first.images
         assert near.abs().max() < 2 / 255
+
+
+def test_graphs_want_a_gpu_and_say_so(pipe, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match='device is cpu, CUDA graphs need "cuda"'):
+        pipe.enable_cuda_graphs(fused=True)
+    assert pipe.graphs is None
+    assert main(["sample", "fashion", "--cuda-graphs", "fused"]) == 2
+    assert "CUDA graphs need" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("fused", [False, True])
+def test_graphs_give_the_images_of_the_calls(fused):
+    made = Pipeline.from_pretrained("fashion", device="cuda")
+    calls = made([1, 2, 3], generator=seed(1), output_type="pt")
+    made.enable_cuda_graphs(fused)
+    for _ in range(2):
+        again = made([1, 2, 3], generator=seed(1), output_type="pt")
+        assert torch.allclose(again.images, calls.images, atol=1e-3)
+    other = made([3, 2, 1], generator=seed(2), output_type="pt")
+    assert not torch.allclose(other.images, calls.images, atol=0.1)
