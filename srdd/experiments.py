@@ -656,6 +656,26 @@ def measure_set(name: str, setting: Setting) -> dict[str, Any]:
     return {"values": values} | facts
 
 
+def measure_study_floors(setting: Setting) -> dict[str, Any]:
+    """What no network can beat: as many training images, and their reconstructions."""
+    study, values = study_of(setting), {}
+    for count in (STUDY_SAMPLES, 2 * STUDY_SAMPLES):
+        found: dict[str, list[dict[str, float]]] = {}
+        for seed in SEEDS:
+            part = study.train.subset(balanced(study.train, count, seed).tolist())
+            again = (
+                study.tokenizer.reconstruct(x.to(setting.device))
+                for x in in_batches(part)
+            )
+            for name, images in (("training images", part), ("reconstructions", again)):
+                with torch.no_grad():
+                    got = evaluate(study.judge, images, study.reference, part.labels)
+                found.setdefault(f"{count} {name}", []).append(got)
+        for name, runs in found.items():
+            values |= over_seeds(name, runs)
+    return {"values": values, "seeds": list(SEEDS)}
+
+
 LARGE = {"depth": 4, "width": 128, "heads": 4, "steps": 100, "lr": 1e-3}
 
 
@@ -879,6 +899,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "study-size": Experiment(
         "Half the steps and half the width are told apart with three seeds.",
         measure_study_size,
+    ),
+    "study-floors": Experiment(
+        "Training images set the floor of every distance to the test images.",
+        measure_study_floors,
     ),
     "study-mask": Experiment(
         "The Markovian mask costs little against the causal one, over training seeds.",
