@@ -791,30 +791,34 @@ def measure_fashion_resampling(setting: Setting) -> dict[str, Any]:
     from . import resampling_study as study
 
     every = study.Passes(setting.work, setting.root, setting.device)
-    screen, values = every.shipped_screen, {}
-    heads = [(every.shipped(seed), study.SEED + seed) for seed in SEEDS]
+    size, screen = every.size, every.shipped_screen
+    heads = [(every.shipped(head), seed) for head, seed in size.seeds]
 
     def over(name: str, sampling: SampleConfig) -> dict[str, Any]:
-        how = {"count": study.SAMPLES}
+        how = {"count": size.samples}
         found = [every.measured(h, sampling, seed=s, **how) for h, s in heads]
         return over_seeds(name, kept_measures(found))
 
+    own = map(every.shipped, sorted(set(size.heads)))
+    known = [every.knowledge(head, size.samples) for head in own]
+    values = rows({"size": size.values()}) | over_seeds("mask head", known)
     values |= over("no passes", screen.tuned)
-    for name in screen.finalists:
+    values |= over("no passes, own settings", size.settings[study.DEFAULT])
+    for name in (*screen.finalists, *size.curves):
         values |= over(name, screen.plans[name])
+    backs = [every.back(head, screen.tuned, seed) for head, seed in heads]
     for to in study.FINE:
-        found = [every.back(head, screen.tuned, to, seed) for head, seed in heads]
+        found = [back[to] for back in backs]
         values |= over_seeds(f"back to scale {to + 1}", kept_measures(found))
-    for name, sampling in screen.curves.items():
-        values |= over(f"curve, {name}", sampling)
-    for gate in study.GATES:
+    for gate in size.gates:
         chains = [every.chain(head, gate, seed) for head, seed in heads]
         for mark in study.MARKS:
             runs = [chain[mark] for chain in chains]
             keys = ("rel_fd", "kid_1000", "precision", "recall", "code_entropy")
             found = [{key: run[key] for key in keys} for run in runs]
             values |= over_seeds(f"chain, {gate}, {mark} passes", found)
-    return {"values": values | screen.values(), "seeds": list(SEEDS)}
+    values |= screen.values()
+    return {"values": values, "seeds": [seed for _, seed in size.seeds]}
 
 
 def measure_mask_head(setting: Setting) -> dict[str, Any]:

@@ -10,11 +10,15 @@ with its own settings in the same way.
 What decides, written before it was measured: passes pay if some set with passes is
 ahead of *every* set without passes that costs no more, in rel-FD or in KID, by more
 than twice the larger of the two standard deviations over training seeds.
+
+The record ``fashion-resampling`` says how large its comparison was: see `Size`, which
+depends on the device. On a CPU one head serves all sampling seeds, and the spread is
+that of the sampling seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -37,7 +41,6 @@ from .sampling import (
     RESAMPLING_RULES,
     ResamplingPlan,
     SampleConfig,
-    Sampled,
     image_seeds,
 )
 from .studies import Study, Variant, batches, drawn, over_seeds
@@ -64,12 +67,14 @@ TRUNCATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def settings(*guidances: tuple[str, float]) -> dict[str, SampleConfig]:
+def settings(
+    *guidances: tuple[str, float], truncations: Mapping[str, Any] = TRUNCATIONS
+) -> dict[str, SampleConfig]:
     """Each rule and weight of guidance with each truncation."""
     return {
         f"{rule} {weight:g}, {name}": SampleConfig(weight, rule, **how)
         for rule, weight in guidances
-        for name, how in TRUNCATIONS.items()
+        for name, how in truncations.items()
     }
 
 
@@ -176,6 +181,80 @@ GATES: dict[str, ResamplingPlan] = {
 }
 """Passes of one size over the last scale, many times."""
 
+
+@dataclass(frozen=True)
+class Size:
+    """How much of the shipped model's comparison a device can afford.
+
+    Args:
+        heads: seeds of the mask heads, one for each sampling seed.
+        head: how a head is trained.
+        screen, samples, chain: images of a screened set, of a compared one, and of
+            a chain of passes.
+        settings: what is screened without passes.
+        plans: what is screened with passes.
+        curves: plans that are compared over seeds, besides the finalists.
+        gates: chains of passes, of `GATES`.
+    """
+
+    heads: tuple[int, ...]
+    head: Mapping[str, Any]
+    screen: int
+    samples: int
+    chain: int
+    settings: Mapping[str, SampleConfig]
+    plans: Mapping[str, Plan]
+    curves: tuple[str, ...]
+    gates: tuple[str, ...]
+
+    @property
+    def seeds(self) -> list[tuple[int, int]]:
+        """Seed of the head and seed of the samples, pair by pair."""
+        return [(head, SEED + i) for i, head in enumerate(self.heads)]
+
+    def values(self) -> dict[str, int]:
+        """What a record says of the size."""
+        return {
+            "heads": len(set(self.heads)),
+            "steps of a head": self.head["steps"],
+            "images of a step": self.head["batch"],
+            "settings": len(self.settings),
+            "plans": len(self.plans),
+            "images of a screened set": self.screen,
+            "images of a compared set": self.samples,
+            "images of a chain": self.chain,
+        }
+
+
+FULL = Size(
+    (0, 1, 2), SHIPPED_HEAD, SCREEN, SAMPLES, CHAIN, SHIPPED_SETTINGS, PLANS,
+    tuple(CURVES), tuple(GATES),
+)  # fmt: skip
+SMALL = Size(
+    (0, 0, 0), SHIPPED_HEAD | {"steps": 800, "batch": 64}, 1500, 1500, 1000,
+    settings(
+        ("linear", 2.5), ("linear", 3.0), ("linear", 4.0),
+        truncations={
+            "no truncation": {},
+            "temperature 0.95": {"temperature": 0.95},
+            "top k 64": {"top_k": 64},
+        },
+    ),
+    rows_of({"sequence": (1, 2, 4, 8), "entropy": (1, 2, 4)})
+    | rows_of({"sequence": (1,), "entropy": (1,)}, ", warmer", warmer=0.1)
+    | rows_of({"sequence": (1, 2)}, ", law of the map", law="map")
+    | rows_of({"threshold": (1, 8)}, ", same law", law="same"),
+    (), ("random, half", "random, all", "confidence, a quarter"),
+)  # fmt: skip
+DEFAULT = "linear 3, no truncation"
+"""The shipped model's own settings; both sizes screen them."""
+
+
+def shipped_size(device: str) -> Size:
+    """The size of the shipped model's comparison: a small one on a CPU."""
+    return SMALL if device == "cpu" else FULL
+
+
 Runs = list[dict[str, float]]
 
 
@@ -185,14 +264,17 @@ class Screen:
     Args:
         settings: what is tried without passes.
         measure: gives the measures of some networks, each of them sampled so.
+        tried: the plans.
     """
 
     def __init__(
         self,
-        settings: dict[str, SampleConfig],
+        settings: Mapping[str, SampleConfig],
         measure: Callable[[SampleConfig], Runs],
+        tried: Mapping[str, Plan] = PLANS,
     ) -> None:
-        self.settings, self.measure = settings, cache(measure)
+        self.settings, self.measure = dict(settings), cache(measure)
+        self.tried = tried
 
     def level(self, sampling: SampleConfig) -> float:
         """Mean rel-FD over the networks: what is chosen by."""
@@ -229,7 +311,7 @@ class Screen:
     @cached_property
     def plans(self) -> dict[str, SampleConfig]:
         """All plans, as they are sampled."""
-        return {name: self.planned(plan) for name, plan in PLANS.items()}
+        return {name: self.planned(plan) for name, plan in self.tried.items()}
 
     @cached_property
     def finalists(self) -> tuple[str, str]:
@@ -282,6 +364,7 @@ class Passes:
         self.plain = Study(work, root=root, device=device)
         self.heads = Study(work, root=root, task=MaskHeadTask, device=device)
         self.both = Study(work, root=root, task=MaskTask, device=device)
+        self.size = shipped_size(device)
 
     def trunk(self, seed: int, **size: Any) -> Path:
         """A network without passes; by default the study size."""
@@ -299,7 +382,7 @@ class Passes:
     def shipped(self, seed: int, blocks: int = 1) -> Path:
         """The shipped network with a mask head that was trained on it, alone."""
         network = {"mask_blocks": blocks}
-        variant = Variant(**SHIPPED, **SHIPPED_HEAD, network=network)
+        variant = Variant(**SHIPPED, **self.size.head, network=network)
         return self.heads.run(variant, seed, marks=1)[-1]
 
     def measured(
@@ -339,13 +422,20 @@ class Passes:
 
     @cached_property
     def shipped_screen(self) -> Screen:
-        """The screens of the shipped model, with one of its heads."""
+        """The screens of the shipped model, with one head.
+
+        A head that no result uses, if there are several; the samples are others
+        than those of the results in any case.
+        """
+        size = self.size
+        several = len(set(size.heads)) > 1
 
         def measure(sampling: SampleConfig) -> Runs:
-            how = {"count": SCREEN, "seed": SCREEN_SEED}
-            return [self.measured(self.shipped(SCREEN_SEEDS[0]), sampling, **how)]
+            how = {"count": size.screen, "seed": SCREEN_SEED}
+            head = self.shipped(SCREEN_SEEDS[0] if several else size.heads[0])
+            return [self.measured(head, sampling, **how)]
 
-        return Screen(SHIPPED_SETTINGS, measure)
+        return Screen(size.settings, measure, size.plans)
 
     def equal_width(self, sampling: SampleConfig, flops: float, blocks: int = 0) -> int:
         """Width of the widest study-size network that costs no more."""
@@ -413,20 +503,33 @@ class Passes:
             "first draw, nats per token": self.plain.cross_entropy(saved, count)["mean"]
         }
 
-    def back(self, saved: Path, sampling: SampleConfig, to: int, seed: int) -> Any:
-        """Quality after a step back to a scale, and the operations of one image."""
+    def back(
+        self, saved: Path, sampling: SampleConfig, seed: int, to: Sequence[int] = FINE
+    ) -> dict[int, dict[str, float]]:
+        """Quality after a step back to each of some scales.
 
-        def measured() -> dict[str, float]:
-            model, labels = self.plain.saved(saved), self.labels(SAMPLES)
+        Returns:
+            For each scale the measures of the images, and the operations of one.
+        """
+        count = self.size.samples
+
+        def measured() -> dict[str, Any]:
+            model, labels = self.plain.saved(saved), self.labels(count)
             known = (model, self.plain.tokenizer, labels)
-            made = returned(*known, sampling=sampling, to=to, seed=seed)
-            return self.plain.judged((part.images for part in made), labels)
+            parts = list(returned(*known, sampling=sampling, to=to, seed=seed))
+            return {
+                str(k): self.plain.judged(iter(images), labels)
+                for k, images in zip(to, zip(*parts, strict=True), strict=True)
+            }
 
-        config, name = self.config(saved), digest(repr((sampling, to, seed)))[:12]
-        again = ResamplingPlan(tuple(range(to, len(config.schedule))), law="map")
-        twice = replace(sampling, resampling=again)  # these scales once more
-        found = self.plain.kept(saved / f"back-{name}.json", measured)
-        return found | self.cost(config, twice)
+        config, found = self.config(saved), {}
+        name = digest(repr((sampling, count, tuple(to), seed)))[:12]
+        kept = self.plain.kept(saved / f"back-{name}.json", measured)
+        for k in to:
+            again = ResamplingPlan(tuple(range(k, len(config.schedule))), law="map")
+            twice = replace(sampling, resampling=again)  # these scales once more
+            found[k] = kept[str(k)] | self.cost(config, twice)
+        return found
 
     def chain(self, saved: Path, gate: str, seed: int) -> dict[int, dict[str, float]]:
         """Quality after some of many passes over the last scale, not guided.
@@ -435,9 +538,10 @@ class Passes:
             For each of `MARKS` the measures of the images, and the entropy in nats
             of the codes of the last scale, over all places and images.
         """
+        count = self.size.chain
 
         def measured() -> dict[str, Any]:
-            model, labels = self.plain.saved(saved), self.labels(CHAIN)
+            model, labels = self.plain.saved(saved), self.labels(count)
             known = (model, self.plain.tokenizer, labels)
             states = zip(*chained(*known, GATES[gate], seed), strict=True)
             found = {}
@@ -448,7 +552,7 @@ class Passes:
                 found[str(mark)] = scores | {"code_entropy": entropy}
             return found
 
-        name = digest(gate, str(seed))[:12]
+        name = digest(gate, str(count), str(seed))[:12]
         found = self.plain.kept(saved / f"chain-{name}.json", measured)
         return {int(mark): measures for mark, measures in found.items()}
 
@@ -469,15 +573,20 @@ def returned(
     labels: Tensor,
     *,
     sampling: SampleConfig,
-    to: int,
+    to: Sequence[int],
     seed: int,
-) -> Iterator[Sampled]:
-    """Samples in batches after one step back to scale `to`."""
+) -> Iterator[list[Tensor]]:
+    """Samples in batches after one step back to each of the scales `to`.
+
+    Yields:
+        For each batch one tensor of images for each scale, on the CPU.
+    """
     seeds, at = image_seeds(seed, len(labels)), 0
     for first in drawn(model, tokenizer, labels, sampling=sampling, seed=seed):
         own = slice(at, at := at + len(first.images))
         known = (model, tokenizer, first.tokens, labels[own])
-        yield step_back(*known, to=to, config=sampling, seeds=seeds[own])
+        how = {"config": sampling, "seeds": seeds[own]}
+        yield [step_back(*known, to=k, **how).images.cpu() for k in to]
 
 
 def chained(

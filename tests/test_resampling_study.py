@@ -10,21 +10,26 @@ from srdd.data import fashion_slice
 from srdd.resampling import resample
 from srdd.resampling_study import (
     CURVES,
+    DEFAULT,
+    FULL,
     GATES,
     HEAD,
     PLANS,
     SETTINGS,
     SHIPPED_SETTINGS,
+    SMALL,
     Passes,
     Screen,
     chained,
     code_entropy,
     returned,
+    shipped_size,
     truncates,
 )
 from srdd.sampling import (
     RESAMPLING_LAWS,
     RESAMPLING_RULES,
+    SAMPLING_PRESETS,
     ResamplingPlan,
     SampleConfig,
     image_seeds,
@@ -66,6 +71,18 @@ def test_as_many_plans_as_settings_are_tried_with_every_rule_and_law():
     assert {plan.passes.rule for plan in PLANS.values()} == set(RESAMPLING_RULES)
     assert {plan.passes.law for plan in PLANS.values()} == set(RESAMPLING_LAWS)
     assert set(CURVES) < set(PLANS) and len(CURVES) == 4 * len(RESAMPLING_RULES)
+
+
+def test_a_cpu_gets_a_small_comparison_with_the_same_sides():
+    assert shipped_size("cpu") is SMALL and shipped_size("cuda") is FULL
+    for size in (SMALL, FULL):
+        assert size.settings[DEFAULT] == SAMPLING_PRESETS["fashion"]
+        assert {plan.passes.law for plan in size.plans.values()} == set(RESAMPLING_LAWS)
+        assert {truncates(s) for s in size.settings.values()} == {True, False}
+        assert set(size.gates) <= set(GATES) and set(size.curves) <= set(size.plans)
+        assert size.values()["images of a compared set"] == size.samples
+    assert SMALL.seeds == [(0, 1), (0, 2), (0, 3)]
+    assert FULL.seeds == [(0, 1), (1, 2), (2, 3)]
 
 
 @pytest.mark.parametrize(("best", "other"), [(PLAIN, COOL), (COOL, PLAIN)])
@@ -170,22 +187,20 @@ def test_a_chain_shows_a_scale_before_some_of_its_passes(passes, monkeypatch):
 def test_a_step_back_keeps_the_seed_of_each_image(passes, monkeypatch):
     monkeypatch.setattr("srdd.studies.BATCH", 2)
     model, coder = passes.plain.saved(passes.trunk(1)), passes.plain.tokenizer
-    how = {"sampling": SampleConfig(2.0), "to": 4, "seed": 3}
+    how = {"sampling": SampleConfig(2.0), "to": (4, 5), "seed": 3}
     labels = torch.arange(3)
     parts = list(returned(model, coder, labels, **how))
     monkeypatch.setattr("srdd.studies.BATCH", 3)
     (whole,) = returned(model, coder, labels, **how)
-    assert [len(part.images) for part in parts] == [2, 1]
-    assert torch.equal(torch.cat([p.tokens[-1] for p in parts]), whole.tokens[-1])
+    assert [len(part[0]) for part in parts] == [2, 1]
+    for images, every in zip(zip(*parts, strict=True), whole, strict=True):
+        torch.testing.assert_close(torch.cat(images), every)
 
 
 def test_a_step_back_costs_its_scales_once_more(passes, monkeypatch):
-    monkeypatch.setattr(passes.plain, "kept", lambda path, measure: {})
-    saved = passes.trunk(1)
-    costs = [
-        passes.back(saved, SampleConfig(2.0), to, 0)["transformer_flops"]
-        for to in (1, 5)
-    ]
+    monkeypatch.setattr(passes.plain, "kept", lambda path, measure: {"1": {}, "5": {}})
+    found = passes.back(passes.trunk(1), SampleConfig(2.0), 0, to=(1, 5))
+    costs = [found[to]["transformer_flops"] for to in (1, 5)]
     once = passes.transformer_flops(SampleConfig(2.0), 0)
     last = replace(SampleConfig(2.0), resampling=ResamplingPlan((5,), law="map"))
     assert costs[1] == passes.transformer_flops(last, 0)
