@@ -12,8 +12,8 @@ ahead of *every* set without passes that costs no more, in rel-FD or in KID, by 
 than twice the larger of the two standard deviations over training seeds.
 
 The record ``fashion-resampling`` says how large its comparison was: see `Size`, which
-depends on the device. On a CPU one head serves all sampling seeds, and the spread is
-that of the sampling seeds.
+depends on the device. On a CPU one head serves the screens, where more plans than
+settings are tried, and all seeds of the samples, whose spread it is.
 """
 
 from __future__ import annotations
