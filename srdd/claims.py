@@ -118,11 +118,14 @@ def at_most(key: str, other: str) -> Rule:
     return rule
 
 
-def on_front(name: str, cost: str, loss: str) -> Rule:
-    """Rule: no other set of the record is both cheaper and better, or as cheap."""
+def on_front(name: str, cost: str, loss: str, among: str = "") -> Rule:
+    """Rule: no other set of the record is both cheaper and better, or as cheap.
+
+    Only sets count whose names end with `among`.
+    """
 
     def rule(record: Record) -> bool:
-        others = [k.rpartition("/")[0] for k in matching(record, rf"/{cost}$")]
+        others = [k.rpartition("/")[0] for k in matching(record, rf"{among}/{cost}$")]
         here = [record.values[f"{name}/{key}"]["mean"] for key in (cost, loss)]
         for other in others:
             there = [record.values[f"{other}/{key}"]["mean"] for key in (cost, loss)]
@@ -175,22 +178,18 @@ def better_at_equal_cost(measure: str, cost: str) -> Rule:
     return rule
 
 
-def cheap_and_equal(saved: float) -> Rule:
-    """Rule: a set with a share `saved` fewer operations is as good as the first.
+def cheap_and_equal(name: str, reference: str, saved: float) -> Rule:
+    """Rule: a set saves a share of the operations of another and is as good.
 
-    As good: its rel-FD is not higher beyond chance.
+    As good: its rel-FD, less that of the other seed by seed, is not above zero beyond
+    chance.
     """
 
     def rule(record: Record) -> bool:
-        first, *others = seeded(record, "rel_fd")
-        cost = record.values[f"{first}/flops"]["mean"]
-        for name in others:
-            if record.values[f"{name}/flops"]["mean"] > (1 - saved) * cost:
-                continue
-            difference, chance = gap(record, f"{name}/rel_fd", f"{first}/rel_fd")
-            if difference <= chance:
-                return True
-        return False
+        mine, full = (record.values[f"{n}/flops"]["mean"] for n in (name, reference))
+        difference = record.values[f"{name}/{PAIRED}"]
+        equal = difference["mean"] <= margin(difference)
+        return mine <= (1 - saved) * full and equal
 
     return rule
 
@@ -246,12 +245,11 @@ def largest(pattern: str) -> Callable[[Record], str]:
     return show
 
 
-def saved(name: str, cost: str) -> Callable[[Record], str]:
-    """Shows by how much a set is cheaper than the first one, in per cent."""
+def saved(name: str, reference: str, cost: str = "flops") -> Callable[[Record], str]:
+    """Shows by how much a set is cheaper than another, in per cent."""
 
     def show(record: Record) -> str:
-        first, *_ = seeded(record, "rel_fd")
-        mine, full = (record.values[f"{n}/{cost}"]["mean"] for n in (name, first))
+        mine, full = (record.values[f"{n}/{cost}"]["mean"] for n in (name, reference))
         return f"{1 - mine / full:.0%}"
 
     return show
@@ -295,7 +293,9 @@ EACH = "CPU seconds to equal rel-FD, causal / Markovian"
 GPU_EACH = EACH.replace("CPU", "GPU")
 MASKS = "markov minus causal"
 WHOLE, SECONDS = "retokenise 1-2-3-4-6-8", "CPU seconds of 64 images"
-LEVERS = f"{WHOLE}, all levers, decoder"
+ALONE, LEVERS = "schedule alone", "all levers"
+PAIRED = "rel-FD against the full list"
+CHOSEN = "retokenise 1-2-3-6-8, guided, decoder 10 x 2"
 USUAL = "usual, causal 10"
 LATENCY = "latency at {}, causal / Markovian"
 MEMORY = "memory at {}, batch 64, causal / Markovian"
@@ -393,20 +393,25 @@ CLAIMS = (
         SUMMARY,
         "schedule-seeds",
         (
-            ("rel-FD, full list", f"{WHOLE}, guided/rel_fd"),
-            ("all levers, decoder of width 12", f"{LEVERS} 12/rel_fd"),
-            ("saved operations", saved(f"{LEVERS} 12", "flops")),
-            ("saved seconds", saved(f"{LEVERS} 12", SECONDS)),
-            ("all levers, decoder of width 10", f"{LEVERS} 10/rel_fd"),
-            ("saved operations", saved(f"{LEVERS} 10", "flops")),
-            ("last scale not guided", f"{WHOLE}, end not guided/rel_fd"),
-            ("saved operations", saved(f"{WHOLE}, end not guided", "flops")),
+            ("rel-FD, full list, guided", f"{WHOLE}, guided/rel_fd"),
+            ("schedule alone, less that of the full list", f"{ALONE}/{PAIRED}"),
+            ("saved operations", saved(ALONE, f"{WHOLE}, guided")),
+            ("all levers, less that of the full list", f"{LEVERS}/{PAIRED}"),
+            ("saved operations", saved(LEVERS, f"{WHOLE}, guided")),
         ),
-        cheap_and_equal(0.2),
-        note="All levers: guidance that ends early and a narrow decoder, on the full list; "
-        "they save enough, and are worse by a little more than chance. "
-        "The decoder is counted; counted on the transformer alone, a shorter list or "
-        "guidance that ends early saves more than a fifth.",
+        cheap_and_equal(LEVERS, f"{WHOLE}, guided", 0.2),
+        tuple(
+            ("schedule-seconds", f"{name}/{SECONDS}", f"{SECONDS}, {text}")
+            for name, text in (
+                (f"{WHOLE}, guided", "full list"),
+                (CHOSEN, "all levers"),
+            )
+        ),
+        note="All levers, as a screen chose them by a rule fixed beforehand: the list "
+        "1-2-3-6-8, guided at every scale, painted by a slim decoder of 10 channels and "
+        "2 blocks. The slim decoder saves most of it; the schedule alone is far from a "
+        "fifth. In seconds of a CPU less is saved than in operations. Three seeds would "
+        "miss a difference of a tenth of the rel-FD.",
     ),
     Claim(
         "S5",
@@ -415,16 +420,18 @@ CLAIMS = (
         "schedules",
         (
             ("rel-FD, 1-3-6-8", "retokenise 1-3-6-8, guided/rel_fd"),
+            ("1-2-3-6-8", "retokenise 1-2-3-6-8, guided/rel_fd"),
             ("1-2-3-4-8", "retokenise 1-2-3-4-8, guided/rel_fd"),
             ("the full list", "retokenise 1-2-3-4-6-8, guided/rel_fd"),
         ),
-        on_front("retokenise 1-3-6-8, guided", "flops", "rel_fd"),
+        on_front("retokenise 1-3-6-8, guided", "flops", "rel_fd", among=", guided"),
         (
             (
                 "schedule-seeds",
-                "retokenise 1-2-3-4-8, guided/rel_fd",
-                "1-2-3-4-8 over three training seeds",
+                "retokenise 1-3-6-8, guided/rel_fd",
+                "1-3-6-8 over three training seeds",
             ),
+            ("schedule-seeds", "retokenise 1-2-3-6-8, guided/rel_fd", "1-2-3-6-8"),
             (
                 "schedule-seeds",
                 "retokenise 1-2-3-4-6-8, guided/rel_fd",
@@ -432,8 +439,10 @@ CLAIMS = (
             ),
         ),
         note="The paper's list, 1-3-5-8-13-16, is for maps of side 16; ours end at 8, "
-        "and its likeness is 1-3-6-8. Another list is both cheaper and better in the "
-        "screen, 1-2-3-4-8, which three seeds cannot tell from the full one.",
+        "and its likeness is 1-3-6-8. It is one of several lists on the front of a "
+        "screen with one seed, guided everywhere, shipped decoder; three seeds cannot "
+        "tell it from the full one. In an earlier screen, with weaker guidance, another "
+        "list was cheaper and better.",
     ),
     Claim(
         "S6",

@@ -90,19 +90,22 @@ def test_better_at_equal_cost_needs_both_rivals(
 
 
 @pytest.mark.parametrize(
-    ("cost", "quality", "holds"),
-    [(70, NEAR, True), (70, BAD, False), (90, NEAR, False), (80, GOOD, True)],
+    ("cost", "differences", "holds"),
+    [
+        (70, [0.02, 0.0, 0.01], True),  # within chance of three seeds
+        (70, [0.10, 0.11, 0.10], False),
+        (90, [0.0, 0.0, 0.01], False),
+        (80, [-0.1, -0.2, -0.1], True),
+    ],
 )
-def test_cheaper_at_equal_quality_needs_both(tmp_path, cost, quality, holds):
+def test_cheaper_at_equal_quality_needs_both(tmp_path, cost, differences, holds):
     values = {
-        "whole/rel_fd": GOOD,
         "whole/flops": spread([100.0, 100.0, 100.0]),
-        "screened/rel_fd": single(0.0),  # one seed: does not count
-        "screened/flops": single(1.0),
-        "short/rel_fd": quality,
+        "short/rel-FD against the full list": spread(differences),
         "short/flops": spread([cost, cost, cost]),
     }
-    assert cheap_and_equal(0.2)(record(tmp_path, values)) is holds
+    rule = cheap_and_equal("short", "whole", 0.2)
+    assert rule(record(tmp_path, values)) is holds
 
 
 @pytest.mark.parametrize(
@@ -145,6 +148,7 @@ def test_the_front_has_nothing_cheaper_and_better(tmp_path, name, holds):
         for what, x in zip(("flops", "fd"), pair, strict=True)
     }
     assert on_front(name, "flops", "fd")(record(tmp_path, values)) is holds
+    assert on_front("bad", "flops", "fd", among="bad")(record(tmp_path, values))
 
 
 def test_one_run_decides_by_the_error_of_its_kid_or_not_at_all(tmp_path):

@@ -16,6 +16,7 @@ from srdd.distillation import (
     best_groups,
     candidates,
     distil,
+    edge_loss,
     generation_flops,
     grouping_cost,
     groups_of,
@@ -35,7 +36,15 @@ from srdd.likelihood import merge_cost
 from srdd.quantization import MultiScaleQuantizer
 from srdd.sampling import SampleConfig, image_seeds, sample
 from srdd.scales import SHORT_256, VAR_256, ScaleSchedule, area_down
-from srdd.tokenizer import Tokenizer, TokenizerConfig, psnr
+from srdd.schedule_study import (
+    CANDIDATES,
+    TOLERANCE,
+    Setup,
+    chosen,
+    finalists,
+    setups,
+)
+from srdd.tokenizer import PatchDiscriminator, Tokenizer, TokenizerConfig, psnr
 from srdd.training import TrainConfig, TransformerTask, fit, scale_cross_entropy
 from srdd.transformer import ScaleTransformer, TransformerConfig, preset
 
@@ -388,3 +397,74 @@ def test_pairs_are_what_the_teacher_paints_in_the_order_of_the_sampler(
         assert torch.equal(some, maps[rows])
         wanted = tokenizer.decode_map(maps[rows])
         torch.testing.assert_close(pictures, wanted, rtol=0, atol=1e-5)
+
+
+def test_edges_are_differences_of_neighbours():
+    flat, step = torch.zeros(1, 1, 2, 3), torch.tensor([[[[0.0, 0.0, 3.0]] * 2]])
+    assert edge_loss(flat + 0.4, flat) == 0
+    assert edge_loss(step, flat) == pytest.approx(3.0 / 2)  # 2 of 4 pairs across
+    assert edge_loss(step, step) == 0
+
+
+@pytest.mark.parametrize("middle", [True, False])
+def test_a_slim_decoder_may_have_fewer_blocks_and_no_middle(tokenizer, middle):
+    slim = slimmed(tokenizer, 8, blocks=1, middle=middle).eval()
+    assert slim.config.decoder_blocks == 1
+    assert slim.config.decoder_middle is middle
+    photos = fashion_slice().batch(range(2))[0]
+    tokens = tokenizer.encode(photos)
+    for a, b in zip(tokens, slim.encode(photos), strict=True):
+        assert torch.equal(a, b)
+    images = slim.decode(tokens)
+    assert images.shape == photos.shape
+    whole = sum(w.numel() for w in tokenizer.decoder.parameters())
+    assert sum(w.numel() for w in slim.decoder.parameters()) < whole
+
+
+def test_every_loss_of_a_slim_decoder_is_in_the_log_and_counts(tokenizer):
+    slim = slimmed(tokenizer, 4, blocks=1, middle=False)
+    photos = fashion_slice().batch(range(8))[0]
+    pairs = PaintedMaps(tokenizer, image_maps(tokenizer, [photos]), 4)
+
+    def distance(fake, real):
+        return (fake - real).abs().mean()
+
+    task = DecoderTask(
+        slim, pairs, edges=2.0, perceptual=distance, perceptual_weight=0.5,
+        discriminator=PatchDiscriminator(1, 4), adversarial_start=3,
+    )  # fmt: skip
+    batch = next(iter(task.batches(0)))
+    losses, early = task.losses(batch, 0)
+    _, late = task.losses(batch, 3)
+    assert set(early) == {"pixels", "edges", "perceptual", "adversarial"}
+    assert early["adversarial"] == 0 != late["adversarial"]
+    total = losses["model"].item()
+    assert total == pytest.approx(sum(early.values()).item(), rel=1e-5)
+    assert set(losses) == set(task.modules) == {"model", "discriminator"}
+    losses["model"].backward()
+    grads = {k for k, w in slim.named_parameters() if w.grad is not None}
+    assert grads and all(k.startswith(("decoder", "post_quant_conv")) for k in grads)
+
+
+def test_the_screen_chooses_by_the_rule_that_its_module_states():
+    def point(flops, rel_fd):
+        return {"flops": {"mean": flops}, "rel_fd": {"mean": rel_fd}}
+
+    found = {setup.name: point(100, 2.0) for setup in setups()}
+    whole, alone, slim, far = (
+        Setup(CANDIDATES[0]),
+        Setup(CANDIDATES[2]),
+        Setup(CANDIDATES[2], "last not guided", "10 x 2"),
+        Setup(CANDIDATES[3], "guided", "12 x 1"),
+    )
+    found |= {
+        whole.name: point(100, 1.0),
+        alone.name: point(90, 1.0 + 0.9 * TOLERANCE),
+        slim.name: point(40, 1.0 + 0.5 * TOLERANCE),
+        far.name: point(10, 1.0 + 1.1 * TOLERANCE),  # too far
+    }
+    values = {f"{n}/{key}": x for n, row in found.items() for key, x in row.items()}
+    assert chosen(values) == {"schedule alone": alone, "all levers": slim}
+    final = finalists(values)
+    assert final[0] == CANDIDATES[0] and CANDIDATES[2] in final
+    assert len(final) == len(set(final)) <= 7
