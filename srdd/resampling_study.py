@@ -244,7 +244,7 @@ SMALL = Size(
     | rows_of({"sequence": (1,), "entropy": (1,)}, ", warmer", warmer=0.1)
     | rows_of({"sequence": (1, 2)}, ", law of the map", law="map")
     | rows_of({"threshold": (1, 8)}, ", same law", law="same"),
-    (), ("random, half", "random, all", "confidence, a quarter"),
+    (), ("random, half", "confidence, a quarter"),
 )  # fmt: skip
 DEFAULT = "linear 3, no truncation"
 """The shipped model's own settings; both sizes screen them."""
