@@ -794,22 +794,28 @@ def measure_fashion_resampling(setting: Setting) -> dict[str, Any]:
     size, screen = every.size, every.shipped_screen
     heads = [(every.shipped(head), seed) for head, seed in size.seeds]
 
-    def over(name: str, sampling: SampleConfig) -> dict[str, Any]:
+    def measured(sampling: SampleConfig) -> list[dict[str, float]]:
         how = {"count": size.samples}
-        found = [every.measured(h, sampling, seed=s, **how) for h, s in heads]
-        return over_seeds(name, kept_measures(found))
+        return [every.measured(h, sampling, seed=s, **how) for h, s in heads]
+
+    usual = measured(size.settings[study.DEFAULT])
+
+    def over(name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
+        found = kept_measures(runs)
+        for run, base in zip(found, usual, strict=True):
+            run["rel-FD against own settings"] = run["rel_fd"] - base["rel_fd"]
+        return over_seeds(name, found)
 
     own = map(every.shipped, sorted(set(size.heads)))
     known = [every.knowledge(head, size.samples) for head in own]
     values = rows({"size": size.values()}) | over_seeds("mask head", known)
-    values |= over("no passes", screen.tuned)
-    values |= over("no passes, own settings", size.settings[study.DEFAULT])
+    values |= over("no passes", measured(screen.tuned))
+    values |= over("no passes, own settings", usual)
     for name in (*screen.finalists, *size.curves):
-        values |= over(name, screen.plans[name])
+        values |= over(name, measured(screen.plans[name]))
     backs = [every.back(head, screen.tuned, seed) for head, seed in heads]
     for to in study.FINE:
-        found = [back[to] for back in backs]
-        values |= over_seeds(f"back to scale {to + 1}", kept_measures(found))
+        values |= over(f"back to scale {to + 1}", [back[to] for back in backs])
     for gate in size.gates:
         chains = [every.chain(head, gate, seed) for head, seed in heads]
         for mark in study.MARKS:
