@@ -43,10 +43,13 @@ def fused() -> Iterator[None]:
     def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
         return activate(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
+    config = torch._dynamo.config  # its limit had another name before torch 2.7
+    known = hasattr(config, "recompile_limit")
+    limit = {"recompile_limit" if known else "cache_size_limit": 64}
     before = tokenizer.norm_silu, transformer.modulated
     tokenizer.norm_silu, transformer.modulated = norm_silu, rows
     try:
-        with torch._dynamo.config.patch(recompile_limit=64):
+        with config.patch(limit):
             yield
     finally:
         tokenizer.norm_silu, transformer.modulated = before

@@ -156,12 +156,22 @@ def fake_cuda(*modules):
     """Tensors without values that say they are on a GPU: reading one raises."""
     with FakeTensorMode(), NoCopies():
         for module in modules:
-            module._apply(lambda x: torch.empty(x.shape, dtype=x.dtype, device="cuda"))
+            for part in module.modules():
+                for held in (part._parameters, part._buffers):
+                    for name, x in held.items():
+                        if x is not None:
+                            fake = torch.empty(x.shape, dtype=x.dtype, device="cuda")
+                            held[name] = fake
         yield
 
 
 def test_sampling_never_makes_the_host_wait():
     """A graph can be recorded only of code that reads no value and copies nothing."""
+    try:
+        with FakeTensorMode():
+            torch.empty(2, device="cuda")[:, None]
+    except RuntimeError:
+        pytest.skip("this torch asks the driver about fake tensors")
     for mask in ("markov", "causal"):
         config = TransformerConfig(**SHAPE | {"schedule": PHI, "mask": mask})
         shape = TokenizerConfig(1, 8, (1, 2), 1, (), 4, 8, 16, 2, PHI)
