@@ -25,7 +25,7 @@ MASKS = ("markov", "causal", "band")
 
 # %% ../nbs/05_attention.ipynb #key-start
 def key_start(schedule: ScaleSchedule, mask: str) -> tuple[int, ...]:
-    """First visible position for each scale; the last is the scale's own end.
+    """First visible position for each scale, (eq-attention-start).
 
     Every mask of this book lets scale k see one run of whole scales that
     ends with k itself, so one number per scale describes it.
@@ -52,7 +52,7 @@ def key_start(schedule: ScaleSchedule, mask: str) -> tuple[int, ...]:
 def dense_mask(
     schedule: ScaleSchedule, mask: str, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """The mask as an ``(n, n)`` bool matrix, True where a query may look."""
+    """The mask as ``(n, n)`` bool, True where (eq-attention-allowed) holds."""
     levels = schedule.levels(device)
     place = torch.arange(schedule.length, device=device)
     first = torch.tensor(key_start(schedule, mask), device=device)[levels]
@@ -166,7 +166,7 @@ def attend_packed(
     q: Tensor, k: Tensor, v: Tensor, schedule: ScaleSchedule, mask: str,
     scale: float | None = None,
 ) -> Tensor:
-    """One unmasked call per scale on exactly the keys it may see."""
+    """One unmasked call per scale on its own keys, (eq-attention-packed)."""
     first = key_start(schedule, mask)
     out = []
     for own, start in zip(schedule.slices(), first, strict=True):
@@ -229,7 +229,7 @@ def attend(
         ``(b, h, n, d)``.
     Raises:
         ValueError: unknown mask or backend, or another n than the schedule's.
-    Source: chapter 5.
+    Source: chapter 5, (eq-attention-softmax).
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {list(BACKENDS)}, got {backend!r}")
@@ -243,7 +243,7 @@ def attend(
 
 # %% ../nbs/05_attention.ipynb #keyvaluecache
 class KeyValueCache:
-    """Keys and values of the scales already run, for one sampling call.
+    """Keys and values of the scales already run, (eq-attention-cache) of them.
 
     A Markovian model keeps nothing. The others get one buffer per block, of
     the full length, filled scale by scale. The object dies with the call

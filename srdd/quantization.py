@@ -242,7 +242,7 @@ class MultiScaleQuantizer(ScaleCodes):
             f: encoder maps ``(b, z, h, h)``.
         Returns:
             Map with a straight-through gradient to f, loss, tokens.
-        Source: Tian et al. 2024, released tokenizer. Chapter 3.
+        Source: Tian et al. 2024, released tokenizer. Chapter 3, (eq-vq).
         """
         f = f.float()
         loss, tokens, f_hat = f.new_zeros(()), [], f

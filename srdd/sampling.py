@@ -218,7 +218,7 @@ def guide(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
         Guided logits ``(b, n, v)`` in the dtype of `cond`.
     Raises:
         ValueError: if the shapes differ.
-    Source: Ho and Salimans 2022, Eq. 6 with w = scale - 1. Chapter 9.
+    Source: Ho and Salimans 2022, Eq. 6 with w = scale - 1. Chapter 9, (eq-guide).
     """
     if cond.shape != uncond.shape:
         raise ValueError(
@@ -294,7 +294,7 @@ def gumbel_noise(
         turn: pass over the scale, 0 for the first draw.
     Returns:
         ``(b, count, vocab)`` float32 on the device of `seeds`.
-    Source: Salmon et al. 2011 for noise from counters. Chapter 9.
+    Source: Salmon et al. 2011 for noise from counters. Chapter 9, (eq-gumbel).
     """
     keys = hash_counter(seeds, torch.full((), (turn << 16) + k, device=seeds.device))
     places = torch.arange(count * vocab, device=seeds.device)
@@ -464,7 +464,7 @@ def sample(
         ValueError: unknown class, seeds and labels of different number,
             tokenizer of another schedule or vocabulary, top_k too large, a
             plan that the sampler cannot carry out.
-    Source: Tian et al. 2024, section 3.3. Chapter 9.
+    Source: Tian et al. 2024, section 3.3. Chapter 9, (eq-joint).
     """
     config = config or SampleConfig()
     device = next(model.parameters()).device

@@ -168,7 +168,7 @@ def snr_db(clean: Tensor, partial: Tensor) -> float:
         Decibels; infinite if the two are equal.
     Raises:
         ValueError: if the shapes differ.
-    Source: the energy ratio of proposition P13. Chapter 2.
+    Source: the energy ratio of proposition P13. Chapter 2, (eq-snr).
     """
     if clean.shape != partial.shape:
         raise ValueError(

@@ -328,7 +328,7 @@ class Tokenizer(nn.Module, Pretrained):
 
     Args:
         config: shape of the networks and the schedule.
-    Source: Tian et al. 2024, section 3.2 and released tokenizer. Chapter 4.
+    Source: Tian et al. 2024, section 3.2. Chapter 4, (eq-tok-path).
     """
 
     config_class = TokenizerConfig
@@ -553,7 +553,7 @@ class TokenizerTask:
     def losses(
         self, batch: tuple[Tensor, Tensor], step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor | float]]:
-        """Reconstruction, codebook and plug-in losses of a batch."""
+        """Reconstruction, codebook and plug-in losses, (eq-tok-loss)."""
         real = batch[0].to(self.device, memory_format=torch.channels_last)
         fake, codebook, tokens = self.tokenizer(real)
         fake, self.real = fake.float(), real

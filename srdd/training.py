@@ -143,7 +143,7 @@ class Task(Protocol):
 
 # %% ../nbs/08_training.ipynb #adamw
 def adamw(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices only, not vectors, places and codes."""
+    """AdamW, (eq-adam), that decays matrices, not vectors, places and codes."""
     free = ("start_embed", "position_embed", "scale_embed", "offset", "quantize")
     decay, rest = [], []
     for name, weight in module.named_parameters():
@@ -157,7 +157,7 @@ def adamw(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 # %% ../nbs/08_training.ipynb #averaged
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of a model, with a short memory at first."""
+    """Moving average of a model, (eq-ema), with a short memory at first."""
 
     @torch.no_grad()
     def update(average: list[Tensor], current: list[Tensor], count: Tensor) -> None:

@@ -152,7 +152,7 @@ class Condition:
 
 # %% ../nbs/06_transformer.ipynb #split-vectors
 def split_vectors(flat: Tensor, count: int) -> Tensor:
-    """Cut vectors that lie side by side.
+    """Cut vectors that lie side by side, as in (eq-transformer-modulation).
 
     Args:
         flat: ``(b, 1, count d)``.
@@ -164,7 +164,7 @@ def split_vectors(flat: Tensor, count: int) -> Tensor:
 
 # %% ../nbs/06_transformer.ipynb #selfattention
 class SelfAttention(nn.Module):
-    """Multi-head attention; how positions meet is passed in as `mix`."""
+    """Multi-head attention, (eq-transformer-qknorm); `mix` says who meets whom."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ def modulated(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalised, modulated and gated by the class."""
+    """Attention and MLP, normalised, modulated and gated: (eq-transformer-branch)."""
 
     def __init__(self, config: TransformerConfig, drop: float) -> None:
         super().__init__()
@@ -380,7 +380,7 @@ def modulations(
 def embed_scales(
     model: "ScaleTransformer", k: int, inputs: Tensor, condition: Condition, scales: int
 ) -> Tensor:
-    """First hidden rows of some scales from k on, ``(b, s_k^2 + ..., d)``."""
+    """Rows of scales from k on, (eq-transformer-rows): ``(b, s_k^2 + ..., d)``."""
     schedule = model.config.schedule
     own = slice(*schedule.starts[k : k + scales + 1 : scales])
     x = model.token_proj(inputs)
@@ -414,7 +414,7 @@ class ScaleTransformer(nn.Module, Pretrained):
 
     Args:
         config: shape, mask and options.
-    Source: Tian et al. 2024, section 3.3; Markovian mask: chapter 5.
+    Source: Tian et al. 2024, section 3.3. Chapter 6, (eq-transformer-step).
     """
 
     config_class = TransformerConfig
