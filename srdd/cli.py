@@ -76,7 +76,7 @@ def draw(pipe: Any, labels: list[int] | None, args: argparse.Namespace) -> Any:
     for at in tqdm(range(0, count, args.batch), disable=quiet(args), leave=False):
         part = slice(at, at + args.batch)
         chosen = None if labels is None else labels[part]
-        made = pipe.draw(chosen, seeds[part], pipe.sampling)
+        made = pipe.draw(chosen, seeds[part], pipe.sampling, preset=args.preset)
         parts.append(made.images.float().cpu())
     return torch.cat(parts)
 

@@ -20,7 +20,7 @@ from .data import ImageSet, digest, open_images, permutation
 from .distillation import generation_flops
 from .fast import Timing
 from .features import feature_net, shipped_judge, train_judge
-from .files import encode_images, read_json, write_json
+from .files import encode_images, read_json, resolve_model, write_json
 from .gpu_speed import gpu_suite
 from .likelihood import count_collisions
 from .metrics import (
@@ -34,8 +34,8 @@ from .metrics import (
     in_batches,
     yardsticks,
 )
-from .pipeline import Pipeline
-from .presets import GRID, chosen
+from .pipeline import Pipeline, load_decoder
+from .presets import DECODERS, GRID, WIDE, chosen
 from .records import commit_id, read_record, single, spread, write_record
 from .sampling import SampleConfig, image_seeds, sample
 from .speed import fashion_suite, var_suite
@@ -342,28 +342,36 @@ def measure_presets(setting: Setting) -> dict[str, Any]:
     reference = Reference.of(judge, test)
     labels = class_labels(SOME, len(test.classes))
     pipe, values = pipeline("fashion", setting), {}
+    pipes = {"": pipe}
+    for name in DECODERS.values():
+        slim = load_decoder(pipe.tokenizer, resolve_model("fashion") / name)
+        pipes[name] = Pipeline(slim, pipe.transformer, classes=pipe.classes)
 
-    def quality(name: str, seed: int) -> dict[str, float]:
+    def quality(name: str, seed: int, decoder: str = "") -> dict[str, float]:
         told, changes = replace(setting, seed=seed), asdict(GRID[name])
-        known = (judge, reference, labels, pipe, told)
+        painted = pipes[decoder]
+        known = (judge, reference, labels, painted, told)
         measure = partial(sample_quality, *known, **changes)
         cost = generation_flops(
-            pipe.transformer.config, pipe.tokenizer.config, GRID[name]
+            pipe.transformer.config, painted.tokenizer.config, GRID[name]
         )
-        return told.part(f"preset {name}", measure) | {"flops": cost.total}
+        part = told.part(f"preset {name} {decoder}".rstrip(), measure)
+        return part | {"flops": cost.total}
 
     for name in GRID:
         values |= rows({f"screen, {name}": quality(name, SCREEN_SEED)})
     seeds, runs = [setting.seed + i for i in range(SAMPLING_SEEDS)], {}
-    for preset, name in chosen(values).items():
-        values |= over_seeds(preset, [quality(name, seed) for seed in seeds])
+    settings = [(k, v, DECODERS.get(k, "")) for k, v in chosen(values).items()]
+    settings += [(f"{k}, {WIDE}", v, "") for k, v, slim in settings if slim]
+    for preset, name, decoder in settings:
+        values |= over_seeds(preset, [quality(name, seed, decoder) for seed in seeds])
 
-        def run(config: SampleConfig = GRID[name]) -> None:
+        def run(name: str = name, decoder: str = decoder) -> None:
             sample(
                 pipe.transformer,
-                pipe.tokenizer,
+                pipes[decoder].tokenizer,
                 class_labels(64, len(test.classes)),
-                config=config,
+                config=GRID[name],
                 seeds=image_seeds(0, 64),
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,14 @@ from .fast import Replay, replayed
 from .figures import to_pil
 from .files import (
     CheckpointError,
+    config_from_dict,
+    load_tensors,
     read_json,
     replace_folder,
     resolve_model,
+    save_tensors,
+    verify_manifest,
+    write_json,
     write_manifest,
 )
 from .quantization import Step
@@ -63,9 +68,11 @@ class Pipeline:
         classes: class names, in the order of the ids.
         sampling: how to sample unless a call says otherwise.
         presets: settings of this model with a name: fast, balanced, best.
+        painters: preset to the tokenizer that paints its images, one with the same
+            codes and another decoder; a preset that is not named has `tokenizer`.
     Raises:
-        ValueError: the two networks do not fit, or the number of names is
-            not the number of classes.
+        ValueError: the two networks do not fit, a painter is of no preset, or the
+            number of names is not the number of classes.
     """
 
     def __init__(
@@ -76,11 +83,18 @@ class Pipeline:
         classes: Sequence[str] = (),
         sampling: SampleConfig | None = None,
         presets: Mapping[str, SampleConfig] | None = None,
+        painters: Mapping[str, Tokenizer] | None = None,
     ) -> None:
         self.tokenizer, self.transformer = tokenizer.eval(), transformer.eval()
         self.sampling = sampling or SampleConfig()
         self.presets = dict(presets or {})
-        self.graphs: dict[tuple[int, SampleConfig], Replay] | None = None
+        self.painters = {k: each.eval() for k, each in (painters or {}).items()}
+        if lost := sorted(set(self.painters) - set(self.presets)):
+            raise ValueError(
+                f"painters has {lost}, want names of presets, which are "
+                f"{sorted(self.presets)}: add the preset, or leave the painter out"
+            )
+        self.graphs: dict[tuple[int, SampleConfig, str], Replay] | None = None
         self.fused = False
         check_pair(transformer, tokenizer, self.sampling)
         count = transformer.config.classes
@@ -107,14 +121,18 @@ class Pipeline:
         """
         folder = resolve_model(str(name))
         facts = read_json(folder / "manifest.json")
+        presets = facts.get("presets", {})
+        tokenizer = Tokenizer.from_pretrained(folder, device=device, dtype=dtype)
         return cls(
-            Tokenizer.from_pretrained(folder, device=device, dtype=dtype),
+            tokenizer,
             ScaleTransformer.from_pretrained(folder, device=device, dtype=dtype),
             classes=facts.get("classes", ()),
             sampling=sampling_from(facts.get("sampling", {})),
-            presets={
-                name: sampling_from(row["sampling"])
-                for name, row in facts.get("presets", {}).items()
+            presets={k: sampling_from(row["sampling"]) for k, row in presets.items()},
+            painters={
+                name: load_decoder(tokenizer, folder / row["decoder"])
+                for name, row in presets.items()
+                if "decoder" in row
             },
         )
 
@@ -138,22 +156,23 @@ class Pipeline:
             fresh.mkdir()
             self.tokenizer.save_pretrained(fresh / "tokenizer", dtype=dtype)
             self.transformer.save_pretrained(fresh / "transformer", dtype=dtype)
+            presets = {k: {"sampling": asdict(v)} for k, v in self.presets.items()}
+            for name, painter in self.painters.items():
+                made = save_decoder(painter, fresh / f"decoder-{name}", dtype=dtype)
+                presets[name]["decoder"] = made.name
             known = {
                 "classes": list(self.classes),
                 "sampling": asdict(self.sampling),
-                "presets": {
-                    name: {"sampling": asdict(each)}
-                    for name, each in self.presets.items()
-                },
+                "presets": presets,
             }
             write_manifest(fresh, **(known | facts))
             replace_folder(fresh, final)
         return final
 
     def to(self, device: str | torch.device) -> Pipeline:
-        """Move both networks; returns the pipeline itself."""
-        self.tokenizer.to(device)
-        self.transformer.to(device)
+        """Move the networks, other decoders included; returns the pipeline itself."""
+        for network in (self.tokenizer, self.transformer, *self.painters.values()):
+            network.to(device)
         self.graphs = None  # they hold the old weights
         return self
 
@@ -208,7 +227,8 @@ class Pipeline:
             guidance_scale: weight w of classifier-free guidance; 1 is none.
             preset: settings with a name instead of the model's own: one of its
                 `presets`, or of `srdd.sampling.SAMPLING_PRESETS`; the other
-                arguments still change them.
+                arguments still change them. A preset with a decoder of its own,
+                see `painters`, is painted by it.
             num_images_per_label: images for each label (or in all, without).
             generator: one for the call or one per image. Only its initial
                 seed is read, so the same generator always gives the same
@@ -249,6 +269,7 @@ class Pipeline:
                 seeds[at : at + batch_size],
                 config,
                 hook,
+                preset=preset,
             )
             for at in range(0, count, batch_size)
         ]
@@ -264,19 +285,26 @@ class Pipeline:
         seeds: list[int],
         config: SampleConfig,
         hook: Callable[[Step], None] | None = None,
+        *,
+        preset: str | None = None,
     ) -> Sampled:
-        """One batch: from a recorded graph if there may be one, else call by call."""
+        """One batch: from a recorded graph if there may be one, else call by call.
+
+        The preset says only who paints: its settings are in `config`.
+        """
+        own = preset if preset in self.painters else ""
+        tokenizer = self.painters.get(own, self.tokenizer)
         if self.graphs is None or hook is not None or config.resampling is not None:
-            networks = self.transformer, self.tokenizer
+            networks = self.transformer, tokenizer
             return resample(*networks, ids, config=config, seeds=seeds, callback=hook)
         labels = sample_labels(self.transformer, ids, len(seeds)).to(self.device)
         plain = config if ids is not None else replace(config, guidance=1.0)
-        key = len(seeds), plain
+        key = len(seeds), plain, own
         if key not in self.graphs:
-            check_pair(self.transformer, self.tokenizer, config)
+            check_pair(self.transformer, tokenizer, config)
             with fused() if self.fused else nullcontext():
                 self.graphs[key] = replayed(
-                    self.transformer, self.tokenizer, len(seeds), plain
+                    self.transformer, tokenizer, len(seeds), plain
                 )
         found = self.graphs[key](labels, torch.tensor(seeds, device=self.device))
         tokens = [scale.clone() for scale in found.tokens]
@@ -299,7 +327,8 @@ class Pipeline:
                 f'device is {self.device}, CUDA graphs need "cuda": call '
                 '.to("cuda") first'
             )
-        self.tokenizer.to(memory_format=torch.channels_last)
+        for tokenizer in (self.tokenizer, *self.painters.values()):
+            tokenizer.to(memory_format=torch.channels_last)
         self.graphs, self.fused = {}, fused
         return self
 
@@ -353,16 +382,76 @@ class Pipeline:
         return hook
 
 
+@dataclass(frozen=True)
+class DecoderShape:
+    """What a saved decoder says of itself: its fields of `TokenizerConfig`."""
+
+    decoder_base: int | None
+    decoder_blocks: int | None
+    decoder_middle: bool
+
+
+def painting(tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """The weights between the accumulated map and the image."""
+    parts = ("decoder.", "post_quant_conv.")
+    return {k: v for k, v in tokenizer.state_dict().items() if k.startswith(parts)}
+
+
+def save_decoder(
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    **facts: Any,
+) -> Path:
+    """Write the decoder of a tokenizer alone: shape, weights and hashes.
+
+    Args:
+        tokenizer: for example made by `srdd.distillation.slimmed` and trained.
+        folder: made if it is not there.
+        dtype: of the saved weights; None keeps them as they are.
+        facts: more entries of the manifest.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.to(dtype or v.dtype) for k, v in painting(tokenizer).items()}
+    save_tensors(folder / "model.safetensors", weights)
+    names = [field.name for field in fields(DecoderShape)]
+    shape = {name: getattr(tokenizer.config, name) for name in names}
+    write_json(folder / "config.json", shape)
+    write_manifest(folder, **facts)
+    return folder
+
+
+def load_decoder(tokenizer: Tokenizer, folder: str | Path) -> Tokenizer:
+    """The encoder and codes of a tokenizer, shared, with a decoder of `save_decoder`.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        CheckpointError: a damaged or missing file, or a decoder that does not fit.
+    """
+    folder = Path(folder)
+    verify_manifest(folder)
+    shape = config_from_dict(DecoderShape, read_json(folder / "config.json"))
+    other = Tokenizer(replace(tokenizer.config, **asdict(shape)))
+    weights = load_tensors(folder / "model.safetensors", painting(other))
+    other.load_state_dict(weights, strict=False)
+    like = tokenizer.post_quant_conv.weight
+    other.to(device=like.device, dtype=like.dtype)
+    other.encoder, other.quant_conv = tokenizer.encoder, tokenizer.quant_conv
+    other.quantize = tokenizer.quantize
+    return other.eval()
+
+
 def sampling_from(facts: dict[str, Any]) -> SampleConfig:
     """A `SampleConfig` from its JSON form."""
 
     def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
-    fields = with_tuples(facts)
-    if fields.get("resampling") is not None:
-        fields["resampling"] = ResamplingPlan(**with_tuples(fields["resampling"]))
-    return SampleConfig(**fields)
+    known = with_tuples(facts)
+    if known.get("resampling") is not None:
+        known["resampling"] = ResamplingPlan(**with_tuples(known["resampling"]))
+    return SampleConfig(**known)
 
 
 def seeds_of(

@@ -2,8 +2,9 @@
 
 `GRID` is screened with one sampling seed. From the screen `chosen` takes "balanced"
 (the model's own settings), "best" (lowest rel-FD) and "fast" (lowest rel-FD among the
-cheap ones); those three are then measured again, with other seeds. ``srdd report``
-writes them with their cost and quality into the model's manifest.
+cheap ones); those three are then measured again, with other seeds, each painted by the
+decoder that `DECODERS` says. ``srdd report`` writes them with their cost and quality into
+the model's manifest.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from .sampling import SampleConfig
 CHEAP = 0.85
 """A preset is fast if it needs at most this share of the default's operations."""
 BASE = SampleConfig(guidance=3.0)
+DECODERS = {"fast": "decoder-fast"}
+"""Presets that a slim decoder paints, a folder of the model. Chapter 11, section 5."""
+WIDE = "the model's own decoder"
 
 
 def ended(weight: float, scales: int, rule: str = "linear") -> SampleConfig:
@@ -75,8 +79,10 @@ def manifest_entry(record: Record) -> dict[str, Any]:
     found = {}
     for preset, name in chosen(record).items():
         keys = [key for key in record.values if key.startswith(f"{preset}/")]
+        decoder = {"decoder": DECODERS[preset]} if preset in DECODERS else {}
         found[preset] = {
             "sampling": asdict(GRID[name]),
+            **decoder,
             "measured": {key.partition("/")[2]: record.text(key) for key in keys},
             "command": record.command,
             "date": record.date,
