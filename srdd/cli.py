@@ -324,7 +324,7 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
     facts = read_json(folder / "manifest.json")
     facts.pop("files", None)
     presets = {
-        k: row["measured"]
+        k: {x: row[x] for x in ("decoder",) if x in row} | row["measured"]
         for k, row in facts.pop("presets", {}).items()
         if "measured" in row
     }

@@ -130,7 +130,7 @@ class Pipeline:
             sampling=sampling_from(facts.get("sampling", {})),
             presets={k: sampling_from(row["sampling"]) for k, row in presets.items()},
             painters={
-                name: load_decoder(tokenizer, folder / row["decoder"])
+                name: load_decoder(tokenizer, inside(folder, row["decoder"]))
                 for name, row in presets.items()
                 if "decoder" in row
             },
@@ -389,6 +389,20 @@ class DecoderShape:
     decoder_base: int | None
     decoder_blocks: int | None
     decoder_middle: bool
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A folder of a model folder.
+
+    Raises:
+        CheckpointError: the name leads elsewhere.
+    """
+    if name in ("", "..") or Path(name).name != name:
+        raise CheckpointError(
+            f"{folder / 'manifest.json'} has the decoder {name!r}, want the name of a "
+            "folder beside it"
+        )
+    return folder / name
 
 
 def painting(tokenizer: Tokenizer) -> dict[str, Tensor]:

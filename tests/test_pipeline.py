@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from srdd.cli import main
-from srdd.files import CheckpointError
-from srdd.pipeline import Pipeline, seeds_of
+from srdd.distillation import slimmed
+from srdd.files import CheckpointError, read_json, verify_manifest, write_json
+from srdd.pipeline import Pipeline, load_decoder, save_decoder, seeds_of
 from srdd.sampling import SAMPLING_PRESETS, ResamplingPlan, SampleConfig
 from srdd.scales import ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig
@@ -224,6 +225,85 @@ def test_a_model_has_presets_of_its_own_and_keeps_them(pipe, tmp_path):
     assert again.preset("plain") == mine  # before the one of that name for all models
     assert again.preset("var-fid") == SAMPLING_PRESETS["var-fid"]
     assert pipe.presets == {}
+
+
+@pytest.fixture
+def slim(pipe) -> Pipeline:
+    """The same model with a preset that another decoder paints."""
+    painter = slimmed(pipe.tokenizer, 4, blocks=1, middle=False)
+    presets = {"plain": SampleConfig(), "quick": SampleConfig(2.0)}
+    known = {"presets": presets, "painters": {"quick": painter}}
+    return Pipeline(pipe.tokenizer, pipe.transformer, classes=NAMES, **known)
+
+
+def test_a_preset_may_have_a_decoder_of_its_own(slim):
+    call = {"generator": seed(4), "output_type": "pt"}
+    quick = slim([0, 1], preset="quick", **call)
+    usual = slim([0, 1], 2.0, preset="plain", **call)
+    for a, b in zip(quick.tokens, usual.tokens, strict=True):
+        assert torch.equal(a, b)  # the codes are drawn alike
+    for made, painter in (
+        (quick, slim.painters["quick"]), (usual, slim.tokenizer)
+    ):  # fmt: skip
+        with torch.no_grad():
+            wanted = painter.decode(made.tokens)
+        torch.testing.assert_close(made.images, wanted, rtol=0, atol=1e-5)
+    assert not torch.allclose(quick.images, usual.images, atol=0.01)
+    assert slim.to("cpu") is slim
+
+
+def test_a_decoder_alone_is_kept_with_the_model(slim, tmp_path):
+    saved = slim.save_pretrained(tmp_path / "m")
+    presets = read_json(saved / "manifest.json")["presets"]
+    assert presets["quick"]["decoder"] == "decoder-quick"
+    assert "decoder" not in presets["plain"]
+    assert "decoder-quick/model.safetensors" in verify_manifest(saved)["files"]
+    again = Pipeline.from_pretrained(saved)
+    call = {"preset": "quick", "output_type": "pt"}
+    first, second = (p([0, 2], generator=seed(1), **call) for p in (slim, again))
+    assert torch.equal(first.images, second.images)
+    painter = again.painters["quick"]
+    assert painter.encoder is again.tokenizer.encoder  # nothing is held twice
+    assert painter.quantize is again.tokenizer.quantize
+    half = Pipeline.from_pretrained(saved, dtype=torch.float16)
+    assert {w.dtype for w in half.painters["quick"].parameters()} == {torch.float16}
+
+
+def test_the_command_line_paints_a_preset_with_its_decoder(slim, tmp_path):
+    saved = slim.save_pretrained(tmp_path / "m")
+    pictures = []
+    for preset in (["quick"], ["plain", "--guidance", "2"]):
+        out = tmp_path / f"{preset[0]}.png"
+        told = ["--count", "1", "--preset", *preset, "--out", str(out)]
+        assert main(["sample", str(saved), *told]) == 0
+        pictures.append(np.asarray(Image.open(out), dtype=float))
+    assert np.abs(pictures[0] - pictures[1]).max() > 1
+
+
+def test_a_decoder_that_is_damaged_misfits_or_has_no_preset_is_refused(
+    slim, pipe, tmp_path
+):
+    painter = slim.painters["quick"]
+    with pytest.raises(
+        ValueError, match="painters has .'fast'., want names of presets"
+    ):
+        Pipeline(pipe.tokenizer, pipe.transformer, painters={"fast": painter})
+    folder = save_decoder(painter, tmp_path / "d", dtype=torch.float16, data="toy")
+    assert read_json(folder / "manifest.json")["data"] == "toy"
+    other = TokenizerConfig(3, 8, (1, 2), 1, (), 4, 8, 16, 2, SCHEDULE)
+    with pytest.raises(CheckpointError, match="of another shape"):
+        load_decoder(Tokenizer(other), folder)
+    write_json(folder / "config.json", {"decoder_base": 4})
+    with pytest.raises(CheckpointError, match="damaged or was edited"):
+        load_decoder(pipe.tokenizer, folder)
+    with pytest.raises(FileNotFoundError):
+        load_decoder(pipe.tokenizer, tmp_path / "none")
+    saved = slim.save_pretrained(tmp_path / "m")
+    facts = read_json(saved / "manifest.json")
+    facts["presets"]["quick"]["decoder"] = "../d"
+    write_json(saved / "manifest.json", facts)
+    with pytest.raises(CheckpointError, match="has the decoder '../d'"):
+        Pipeline.from_pretrained(saved)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -6,7 +6,7 @@ import pytest
 
 from srdd.files import read_json, write_json
 from srdd.pipeline import sampling_from
-from srdd.presets import BASE, GRID, chosen, manifest_entry, write_presets
+from srdd.presets import BASE, DECODERS, GRID, chosen, manifest_entry, write_presets
 from srdd.records import read_record, results_dir, single, spread, write_record
 
 
@@ -46,6 +46,7 @@ def test_the_manifest_says_what_the_record_says(tmp_path):
     assert entry == read_json(tmp_path / "manifest.json")["presets"]
     assert entry["fast"]["measured"] == {"rel_fd": "2 ± 1"}
     assert sampling_from(entry["best"]["sampling"]) == GRID[NAMES[0]] == BASE
+    assert {k for k, row in entry.items() if "decoder" in row} == set(DECODERS)
 
 
 def test_the_shipped_manifest_is_that_of_the_record():
