@@ -47,7 +47,7 @@ def grouping_cost(table: Tensor, groups: Sequence[int]) -> float:
     Args:
         table: cross-entropies ``(K, K)`` as `state_table` gives them.
         groups: scales per pass.
-    Source: proposition "The price of merging". Chapter 11, section 1.
+    Source: "The price of merging". Chapter 11, (eq-schedules-bound).
     """
     firsts = accumulate(groups[:-1], initial=0)
     pairs = [(k, first) for first, size in zip(firsts, groups, strict=True)

@@ -274,7 +274,7 @@ def resample(
         Images, tokens, and a trace with one entry per draw and pass.
     Raises:
         ValueError: as `sample`; a plan that the model cannot follow.
-    Source: chapter 10.
+    Source: chapter 10, (eq-resampling-same) for the law "same".
     """
     return sample(
         model, tokenizer, labels, config=config, seeds=seeds, callback=callback,
