@@ -5,7 +5,10 @@ import math
 import pytest
 
 from srdd.claims import (
+    CHOSEN,
     CLAIMS,
+    SECONDS,
+    WHOLE,
     Claim,
     above,
     at_most,
@@ -22,11 +25,13 @@ from srdd.claims import (
     on_front,
     propositions_hold,
     reach,
+    saved,
     verdict,
     write_claims,
 )
 from srdd.experiments import EXPERIMENTS
 from srdd.records import read_record, single, spread, write_record
+from srdd.schedule_study import chosen
 
 
 def record(folder, values, name="x"):
@@ -200,6 +205,22 @@ def test_further_records_are_shown_where_they_exist(tmp_path):
     record(tmp_path, {"a": single(2.0)})
     claim = Claim("T", "t", "s", also=(("x", "a", "far"), ("y", "a", "none")))
     assert numbers(claim, tmp_path) == ["far: 2"]
+
+
+def test_what_saves_of_a_further_record_is_computed(tmp_path):
+    record(tmp_path, {"a/s": single(3.0), "b/s": single(4.0)})
+    ways = ((saved("a", "b", "s"), "saves"), (saved("a", "none", "s"), "unknown"))
+    claim = Claim("T", "t", "s", also=tuple(("x", *way) for way in ways))
+    assert numbers(claim, tmp_path) == ["saves: 25%"]
+
+
+def test_what_the_note_of_s4_says_is_what_the_records_say():
+    assert chosen(read_record("schedules").values)["all levers"].name == CHOSEN
+    seconds = read_record("schedule-seconds").values
+    mine, full = (
+        seconds[f"{name}/{SECONDS}"]["mean"] for name in (CHOSEN, f"{WHOLE}, guided")
+    )
+    assert 0.8 < mine / full < 1
 
 
 def test_the_page_keeps_what_stands_around_its_markers(tmp_path):
