@@ -121,12 +121,12 @@ class Experiment:
     Args:
         claim: the sentence that the values speak about.
         measure: gives the values, and other fields of the record.
-        timed: it measures time or memory, so nothing may count its operations.
+        counted: whether operations are; not beside a compiler or a GPU.
     """
 
     claim: str
     measure: Callable[[Setting], dict[str, Any]]
-    timed: bool = False
+    counted: bool = True
 
 
 def balanced(images: ImageSet, count: int, seed: int) -> Tensor:
@@ -613,9 +613,10 @@ def convergence(
         count: samples at each mark.
     """
     values, curves = {}, {}
-    seconds, unit = study.step_seconds(variants), f"{clock(study.device)} seconds"
+    seconds = [study.step_seconds(variants) for _ in SEEDS]
+    unit = f"{clock(study.device)} seconds"
     for name, variant in variants.items():
-        values[f"{name}/{unit} of a step"] = single(seconds[name])
+        values[f"{name}/{unit} of a step"] = spread([each[name] for each in seconds])
         each = [study.run(variant, seed, MARKS) for seed in SEEDS]
         curves[name] = []
         for part in range(2, MARKS + 1):  # the first is far from any level
@@ -625,8 +626,8 @@ def convergence(
                 study.measure(m, count=count) | cross_entropy(study, m) for m in marks
             ]
             kept = [{k: f[k] for k in ("rel_fd", "cross_entropy")} for f in found]
-            for row in kept:
-                row |= {"steps": steps, unit: steps * seconds[name]}
+            for row, own in zip(kept, seconds, strict=True):
+                row |= {"steps": steps, unit: steps * own[name]}
             curves[name].append(kept)
             values |= over_seeds(f"{name}, {part} of {MARKS}", kept)
     for other in [name for name in variants if name != "causal"]:
@@ -929,7 +930,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     "study-convergence": Experiment(
         "The Markovian model reaches a quality sooner than the causal one.",
         measure_study_convergence,
-        timed=True,
     ),
     "causal-to-markov": Experiment(
         "A causal model becomes a Markovian one in few steps.",
@@ -938,17 +938,14 @@ EXPERIMENTS: dict[str, Experiment] = {
     "schedules": Experiment(
         "At study size some shorter schedule is as good as the full one.",
         measure_schedules,
-        timed=True,  # its parts are kept, so a count would not be of the whole
     ),
     "schedule-seeds": Experiment(
         "All levers save at least 20 % of the compute within the seed spread.",
         measure_schedule_seeds,
-        timed=True,
     ),
     "schedule-seconds": Experiment(
         "A shorter schedule saves seconds too.",
         measure_schedule_seconds,
-        timed=True,
     ),
     "fashion-features": Experiment(
         "A network of photographs ranks the shipped models as the judge does.",
@@ -957,7 +954,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-presets": Experiment(
         "Some setting of the sampler is better than the default, some is cheaper.",
         measure_presets,
-        timed=True,
     ),
     "tokenizer-gap": Experiment(
         "One codebook costs fine detail, and more codes cost less.",
@@ -967,7 +963,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         name: Experiment(
             f"{title}: the Markovian model is as good as the causal one.",
             partial(measure_set, name),
-            timed=True,
         )
         for name, title in PHOTOGRAPHS.items()
     },
@@ -991,18 +986,17 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-speed": Experiment(
         "Markovian sampling and packed training steps against the alternatives.",
         measure_speed,
-        timed=True,
     ),
     "var-speed": Experiment(
         "A model of published size is sampled and trained faster than usual, with "
         "the same tokens.",
         measure_var_speed,
-        timed=True,
+        counted=False,
     ),
     "var-gpu": Experiment(
         "On a GPU a model of published size is sampled faster than usual.",
         measure_var_gpu,
-        timed=True,
+        counted=False,
     ),
 }
 
@@ -1011,7 +1005,8 @@ def run(name: str, **setting: Any) -> dict[str, Any]:
     """Run a named experiment and write its record.
 
     Operations are counted on a CPU alone: beside a GPU counting takes longer than
-    what it counts, and its parts are often measured by several processes.
+    what it counts, and its parts are often measured by several processes. Of calls
+    that are timed the one before the first is counted.
 
     Raises:
         ValueError: no experiment of that name.
@@ -1019,7 +1014,7 @@ def run(name: str, **setting: Any) -> dict[str, Any]:
     if name not in EXPERIMENTS:
         raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
     row, told = EXPERIMENTS[name], Setting(**setting)
-    counted = not row.timed and told.device == "cpu"
+    counted = row.counted and told.device == "cpu"
     counter = Operations() if counted else nullcontext()
     with counter:
         measured = row.measure(told)

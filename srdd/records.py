@@ -35,7 +35,8 @@ class Record:
         command, commit, date, device, versions: where it comes from.
         seeds: of the runs behind the values.
         wall_seconds: the time it took; what an earlier run had kept is not in it.
-        flops: counted operations of the same run, if they were.
+        flops: counted operations of the same run, if they were: on a CPU, unless
+            something compiled is timed.
         curves: lists that figures draw.
     Raises:
         ValueError: an unknown tier, or a value without mean, sd and n.

@@ -21,7 +21,7 @@ from .studies import FashionSets
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTask, psnr
 from .training import TrainConfig, fit
 
-VOCABS = (16, 1024)
+VOCABS = (16, 64, 256, 1024)
 SMALL = {"base": 8, "norm_groups": 4}
 TRAINING = TrainConfig(
     steps=300,

@@ -34,14 +34,14 @@ def test_with_changed_files_nothing_is_kept(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_operations_are_counted_unless_time_is_measured(tmp_path, monkeypatch):
+def test_operations_are_counted_unless_a_compiler_is_measured(tmp_path, monkeypatch):
     def measure(setting):
         torch.ones(2, 3) @ torch.ones(3, 5)
         return {"values": {"x": single(1.0)}}
 
     monkeypatch.setattr("srdd.records.results_dir", lambda start=".": tmp_path)
-    for timed, flops in ((False, 2 * 2 * 3 * 5), (True, None)):
-        monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("c", measure, timed))
+    for counted, flops in ((True, 2 * 2 * 3 * 5), (False, None)):
+        monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("c", measure, counted))
         assert run("toy") == {"x": 1.0}
         assert read_record("toy", tmp_path).flops == flops
 

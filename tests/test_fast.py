@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from srdd import fast
+from srdd.experiments import Operations
 from srdd.fast import (
     Replay,
     Timing,
@@ -58,6 +59,12 @@ def test_candidates_take_turns_after_one_warm_up_each():
     times = interleave(tasks, repeats=3, clock=clock)
     assert clock.calls == ["a", "b"] * 4
     assert times == {"a": Timing(1.0, 1.0, 1.0, 3), "b": Timing(0.5, 0.5, 0.5, 3)}
+
+
+def test_of_timed_calls_only_the_warm_up_is_counted():
+    with Operations() as counter:
+        interleave({"a": lambda: torch.ones(2, 3) @ torch.ones(3, 5)}, repeats=4)
+    assert counter.total == 2 * 2 * 3 * 5
 
 
 def test_interleave_equals_the_reference(reference):

@@ -18,6 +18,7 @@ from srdd.sampling import (
     guide,
     gumbel_noise,
     image_seeds,
+    kept_codes,
     sample,
     sampling_preset,
 )
@@ -192,6 +193,43 @@ def test_top_p_by_hand():
 def test_ties_at_the_edge_survive_together():
     row = torch.tensor([1.0, 2.0, 2.0, 0.0])
     assert filter_logits(row, top_k=1).isfinite().tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (20, 0.7), (100, 0.999)])
+def test_kept_codes_are_those_of_the_filter(top_k, top_p):
+    rows = torch.randn(7, 300, generator=torch.Generator().manual_seed(1))
+    rows[0] = rows[0].round()  # with ties at the edge
+    kept, codes = kept_codes(rows, top_k, top_p)
+    assert kept.shape == codes.shape == (7, top_k + 64)
+    whole = torch.full_like(rows, -math.inf).scatter(-1, codes, kept)
+    assert torch.equal(whole, filter_logits(rows, top_k, top_p))
+    assert kept_codes(rows, 0, top_p)[1] is None
+    with pytest.raises(ValueError, match="at most the vocabulary"):
+        kept_codes(rows, 301)
+
+
+def test_noise_of_some_codes_is_that_of_all(monkeypatch):
+    seeds, codes = torch.tensor([3, 4]), torch.randint(50, (2, 9, 6))
+    whole = gumbel_noise(seeds, 2, 9, 50, turn=1)
+    some = gumbel_noise(seeds, 2, 9, 50, 1, codes)
+    assert torch.equal(some, whole.gather(-1, codes))
+    monkeypatch.setattr("srdd.sampling.NOISE_PART", 64)  # in many parts
+    assert torch.equal(gumbel_noise(seeds, 2, 9, 50, turn=1), whole)
+
+
+def test_tokens_do_not_depend_on_whose_noise_is_drawn(monkeypatch):
+    model, tokenizer = pair((1, 2, 4), vocab=200, depth=2)
+    how = {"config": SampleConfig(2.0, top_k=20, top_p=0.9), "seeds": range(20)}
+    few = sample(model, tokenizer, [1] * 20, **how)
+
+    def every(*given):
+        return filter_logits(*given), None
+
+    monkeypatch.setattr("srdd.sampling.kept_codes", every)
+    whole = sample(model, tokenizer, [1] * 20, **how)
+    assert all(map(torch.equal, few.tokens, whole.tokens))
+    for a, b in zip(few.trace, whole.trace, strict=True):
+        torch.testing.assert_close(a.log_prob, b.log_prob, rtol=0, atol=1e-5)
 
 
 def test_guidance_is_the_line_through_both_laws():
