@@ -17,6 +17,7 @@ from .records import (
     Record,
     fill_markers,
     markdown_table,
+    plain,
     read_record,
     results_dir,
 )
@@ -685,23 +686,23 @@ def verdict(claim: Claim, folder: str | Path | None = None) -> str:
     return OWN[found] if claim.label.startswith("O") else found
 
 
-def numbers(claim: Claim, folder: str | Path | None = None) -> list[str]:
-    """The values of a claim as they stand on the page."""
+def numbers(claim: Claim, folder: str | Path | None = None) -> list[tuple[str, str]]:
+    """What was measured of a claim, and its values as they stand on the page."""
     record, found = record_of(claim, folder), []
     for text, key in claim.shown if record is not None else ():
         if callable(key):
-            found.append(f"{text}: {key(record)}")
+            found.append((text, key(record)))
         elif key in record.values:
-            found.append(f"{text}: {record.text(key)}")
+            found.append((text, record.text(key)))
     for name, key, text in claim.also:
         try:
             other = read_record(name, folder)
             shown = key(other) if callable(key) else other.text(key)
         except (FileNotFoundError, KeyError, ValueError):
             continue
-        found.append(f"{text}: {shown}")
+        found.append((text, shown))
     if record is not None and not found:
-        found = [f"{k}: {record.text(k)}" for k in headline(record)]
+        found = [(k, record.text(k)) for k in headline(record)]
     return found
 
 
@@ -713,21 +714,29 @@ def headline(record: Record) -> list[str]:
     return chosen[:6]
 
 
+def cost(record: Record) -> str:
+    """What a run took: its seconds, and its operations if they were counted."""
+    seconds = f"{record.wall_seconds:,.0f} s"
+    if record.flops is None:
+        return seconds
+    return f"{seconds}, {plain(record.flops / 1e12, 3)} TFLOP"
+
+
 def section(claim: Claim, folder: str | Path | None) -> str:
     """All that is known about a claim."""
     record = record_of(claim, folder)
-    lines = [f"**{claim.label}. {claim.text}**", ""]
+    lines = [f"### {claim.label}. {claim.text}", ""]
     lines.append(f"* Source: {claim.source}. Verdict: **{verdict(claim, folder)}**.")
-    if found := numbers(claim, folder):
-        lines.append(f"* Numbers: {'; '.join(found)}.")
     if record is not None:
         seeds = f"{len(record.seeds)} seed" + "s" * (len(record.seeds) != 1)
         lines.append(
             f"* Tier: {record.tier}, {seeds}. `{record.command}`, {record.device}, "
-            f"torch {record.versions.get('torch', '?')}, {record.date}."
+            f"torch {record.versions.get('torch', '?')}, {record.date}, {cost(record)}."
         )
     if claim.note:
         lines.append(f"* {claim.note}")
+    if found := numbers(claim, folder):
+        lines += ["", markdown_table([("measured", "value"), *found])]
     return "\n".join(lines)
 
 

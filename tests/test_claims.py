@@ -189,7 +189,7 @@ def test_a_verdict_changes_with_the_record_alone(tmp_path):
     for value, said in ((2.0, "reproduced"), (0.5, "not reproduced")):
         record(tmp_path, {"a": single(value)})
         page = claims_markdown([claim], tmp_path)
-        assert f"| T | t | {said} |" in page and f"value: {value:g}" in page
+        assert f"| T | t | {said} |" in page and f"| value | {value:g} |" in page
 
 
 def test_claims_of_our_own_hold_or_do_not(tmp_path):
@@ -204,14 +204,14 @@ def test_claims_of_our_own_hold_or_do_not(tmp_path):
 def test_further_records_are_shown_where_they_exist(tmp_path):
     record(tmp_path, {"a": single(2.0)})
     claim = Claim("T", "t", "s", also=(("x", "a", "far"), ("y", "a", "none")))
-    assert numbers(claim, tmp_path) == ["far: 2"]
+    assert numbers(claim, tmp_path) == [("far", "2")]
 
 
 def test_what_saves_of_a_further_record_is_computed(tmp_path):
     record(tmp_path, {"a/s": single(3.0), "b/s": single(4.0)})
     ways = ((saved("a", "b", "s"), "saves"), (saved("a", "none", "s"), "unknown"))
     claim = Claim("T", "t", "s", also=tuple(("x", *way) for way in ways))
-    assert numbers(claim, tmp_path) == ["saves: 25%"]
+    assert numbers(claim, tmp_path) == [("saves", "25%")]
 
 
 def test_what_the_note_of_s4_says_is_what_the_records_say():
