@@ -652,7 +652,8 @@ def measure_set(name: str, setting: Setting) -> dict[str, Any]:
     work = str(Path(setting.work) / name)
     study = set_study.finished(name, work, setting.root, setting.device)
     plan, known, variants = study.plan, study.tokenizers, study.variants
-    values = rows({"training set": {"images": len(study.train)}})
+    size = {key: plan.transformer[key] for key in ("depth", "width", "steps", "batch")}
+    values = rows({"training set": {"images": len(study.train)}, "network": size})
     values |= rows(known.known_sets())
     for vocab in (plan.vocab, None):
         title = f"{vocab} codes" if vocab else "no quantizer"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -53,6 +53,8 @@ class SetPlan:
         processes: networks that are trained at the same time on a GPU.
         limit: about so many images of each part, evenly spaced; None takes all.
         tier: what the numbers may support.
+        base: channels of the tokenizer at full resolution.
+        on_cpu: other values of these fields where there is no GPU.
     """
 
     title: str
@@ -68,8 +70,20 @@ class SetPlan:
     processes: int = 3
     limit: int | None = None
     tier: str = "tiny model"
+    base: int = 32
+    on_cpu: dict[str, Any] = field(default_factory=dict)
 
 
+ON_CPU = {
+    "judge_steps": 300,
+    "tokenizer": {"steps": 300, "batch": 32},
+    "transformer": {
+        "depth": 2, "width": 64, "heads": 2, "lr": 3e-3, "steps": 600, "batch": 16
+    },
+    "samples": 1000,
+    "limit": 5000,
+    "base": 16,
+}  # fmt: skip
 SIZE = {"depth": 4, "width": 192, "heads": 3, "lr": 1.5e-3}
 SETS = {
     "cifar10": SetPlan(
@@ -93,10 +107,11 @@ SETS = {
         tokenizer={"steps": 1500, "batch": 64},
         transformer=SIZE | {"steps": 1800, "batch": 64},
         samples=5_000,
+        on_cpu=ON_CPU,
     ),
     "flowers": SetPlan(
         title="Flowers5 at 64 pixels",
-        folder="Flowers5-64",
+        folder="Flowers5-128",
         held="val",
         side=64,
         sides=LARGE_MAPS,
@@ -104,6 +119,7 @@ SETS = {
         tokenizer={"steps": 1000, "batch": 64},
         transformer=SIZE | {"steps": 600, "batch": 64},
         samples=2_000,
+        on_cpu=ON_CPU,
     ),
 }
 BASE = TrainConfig(
@@ -111,7 +127,6 @@ BASE = TrainConfig(
 )
 SHAPE = {
     "image_channels": 3,
-    "base": 32,
     "multipliers": (1, 2, 2),
     "blocks": 1,
     "attention_levels": (),
@@ -123,14 +138,15 @@ TINY = {"depth": 1, "width": 32, "heads": 1, "batch": 8}
 
 
 def planned(name: str, device: str) -> SetPlan:
-    """The plan of a set; with `$SRDD_FAST` a trial of it, to see that all runs.
+    """The plan of a set on a device; with `$SRDD_FAST` a trial, to see that all runs.
 
     On a GPU a trial has networks of the full size, so that its steps can be timed.
     """
-    plan = SETS[name]
+    plan, small = SETS[name], torch.device(device).type == "cpu"
+    if small:
+        plan = replace(plan, **plan.on_cpu)
     if not os.environ.get("SRDD_FAST"):
         return plan
-    small = torch.device(device).type == "cpu"
     network = plan.transformer | {"training": {"log_every": TRIAL["log_every"]}}
     return replace(
         plan,
@@ -233,7 +249,9 @@ class SetTokenizers(TokenizerStudy):
     def config(self, vocab: int | None) -> TokenizerConfig:
         """The layout of the set, with so many codes."""
         schedule, codes = ScaleSchedule(self.plan.sides), vocab or self.plan.vocab
-        return TokenizerConfig(**SHAPE, schedule=schedule, vocab=codes)
+        return TokenizerConfig(
+            **SHAPE, base=self.plan.base, schedule=schedule, vocab=codes
+        )
 
 
 class SetStudy(Study):

@@ -53,10 +53,10 @@ def shapes(monkeypatch):
         transformer=network,
         samples=140,
         vocab=64,
+        base=8,
     )
     monkeypatch.delenv("SRDD_FAST", raising=False)
     monkeypatch.setitem(SETS, "shapes", plan)
-    monkeypatch.setitem(set_study.SHAPE, "base", 8)
     monkeypatch.setitem(set_study.SHAPE, "norm_groups", 4)
     monkeypatch.setattr("srdd.set_study.SEEDS", (0, 1))
     monkeypatch.setattr("srdd.experiments.SEEDS", (0, 1))
@@ -104,7 +104,8 @@ def test_a_trial_is_short_and_says_that_it_is_one(monkeypatch):
             assert plan.tier == "toy" and plan.transformer["steps"] == 40
             assert plan.transformer["width"] == width
         monkeypatch.delenv("SRDD_FAST")
-        assert planned(name, "cpu") == SETS[name]
+        assert planned(name, "cuda") == SETS[name]
+        assert (planned(name, "cpu") != SETS[name]) == bool(SETS[name].on_cpu)
         monkeypatch.setenv("SRDD_FAST", "1")
 
 
