@@ -452,8 +452,8 @@ class ScaleSampler:
         noise = gumbel_noise(self.seeds, k, *size, turn, codes)
         best = noise.add_(kept).argmax(-1, keepdim=True)
         tokens = best if codes is None else codes.gather(-1, best)
-        drawn = kept.gather(-1, best)[..., 0] - kept.logsumexp(-1)
-        return tokens[..., 0], drawn
+        drawn = kept.log_softmax(-1).gather(-1, best)
+        return tokens[..., 0], drawn[..., 0]
 
     def choose(self, k: int, f_hat: Tensor) -> Tensor:
         """Draw the tokens of scale k, ``(b, s_k^2)``."""
