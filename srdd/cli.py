@@ -112,7 +112,7 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
     """Train a tokenizer on images; it is saved as a folder."""
     from .data import loader, open_images
     from .tokenizer import Tokenizer, TokenizerTask
-    from .training import fit
+    from .training import TOKENIZER_TRAINING, fit
 
     given = read_config(args.config)
     config = train_config(
@@ -121,10 +121,8 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
         steps=4000,
         batch=64,
         lr=1.5e-3,
-        weight_decay=0.01,
-        betas=(0.9, 0.99),
-        clip=1.0,
         ema=0.998,
+        **TOKENIZER_TRAINING,
     )
     shape, start = tokenizer_start(args, given.get("tokenizer", {}))
     images = open_images(
@@ -200,11 +198,11 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     from .pipeline import Pipeline
     from .studies import drawn
     from .tokenizer import Tokenizer
-    from .training import fit
+    from .training import TOKENIZER_TRAINING, fit
 
     given = read_config(args.config)
-    usual = {"weight_decay": 0.01, "betas": (0.9, 0.99), "clip": 1.0, "ema": 0.99}
-    config = train_config(args, given, steps=3000, batch=32, lr=4e-3, **usual)
+    usual = {"steps": 3000, "batch": 32, "lr": 4e-3, "ema": 0.99}
+    config = train_config(args, given, **usual, **TOKENIZER_TRAINING)
     teacher = Tokenizer.from_pretrained(args.model, device=args.device)
     channels, side, _ = teacher.image_shape
     images = open_images(

@@ -50,7 +50,7 @@ from .metrics import (
 from .sampling import SampleConfig, image_seeds, sample
 from .studies import Study, Variant, drawn, encoding_digest
 from .tokenizer import Tokenizer, psnr
-from .training import TrainConfig, TransformerTask, fit
+from .training import TOKENIZER_TRAINING, TrainConfig, TransformerTask, fit
 from .transformer import ScaleTransformer
 
 FULL = (1, 2, 3, 4, 6, 8)
@@ -92,12 +92,10 @@ SLIM = TrainConfig(
     steps=3000,
     batch=128,
     lr=4e-3,
-    weight_decay=0.01,
-    betas=(0.9, 0.99),
-    clip=1.0,
     ema=0.998,
     save_every=3000,
     log_every=100,
+    **TOKENIZER_TRAINING,
 )
 
 

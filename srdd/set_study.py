@@ -27,7 +27,7 @@ from .scales import ScaleSchedule
 from .studies import SEEDS, STUDY_SAMPLES, STUDY_SAMPLING, Study, Variant, drawn
 from .tokenizer import TokenizerConfig
 from .tokenizer_study import TokenizerStudy
-from .training import TrainConfig, best_dtype
+from .training import TOKENIZER_TRAINING, TrainConfig, best_dtype
 from .transformer import ScaleTransformer
 
 MARKS, MASKS = 4, ("markov", "causal")
@@ -122,9 +122,7 @@ SETS = {
         on_cpu=ON_CPU,
     ),
 }
-BASE = TrainConfig(
-    steps=1, lr=2e-3, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.995
-)
+BASE = TrainConfig(steps=1, lr=2e-3, ema=0.995, **TOKENIZER_TRAINING)
 SHAPE = {
     "image_channels": 3,
     "multipliers": (1, 2, 2),

@@ -19,7 +19,7 @@ from .files import read_json, write_json
 from .metrics import Judge, Reference, evaluate, in_batches, ssim
 from .studies import FashionSets
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTask, psnr
-from .training import TrainConfig, fit
+from .training import TOKENIZER_TRAINING, TrainConfig, fit
 
 VOCABS = (16, 64, 256, 1024)
 SMALL = {"base": 8, "norm_groups": 4}
@@ -27,11 +27,9 @@ TRAINING = TrainConfig(
     steps=300,
     batch=48,
     lr=3e-3,
-    weight_decay=0.01,
-    betas=(0.9, 0.99),
-    clip=1.0,
     ema=0.99,
     save_every=300,
+    **TOKENIZER_TRAINING,
 )
 
 
