@@ -78,7 +78,7 @@ ON_CPU = {
     "judge_steps": 300,
     "tokenizer": {"steps": 300, "batch": 32},
     "transformer": {
-        "depth": 2, "width": 64, "heads": 2, "lr": 3e-3, "steps": 600, "batch": 16
+        "depth": 2, "width": 64, "heads": 2, "lr": 3e-3, "steps": 400, "batch": 16
     },
     "samples": 1000,
     "limit": 5000,
