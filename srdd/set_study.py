@@ -76,7 +76,7 @@ class SetPlan:
 
 ON_CPU = {
     "judge_steps": 300,
-    "tokenizer": {"steps": 300, "batch": 32},
+    "tokenizer": {"steps": 500, "batch": 32},
     "transformer": {
         "depth": 2, "width": 64, "heads": 2, "lr": 3e-3, "steps": 400, "batch": 16
     },
