@@ -570,12 +570,12 @@ def cross_entropy(study: Study, saved: Path) -> dict[str, float]:
 
 
 def masks(
-    study: Study, variants: dict[str, Variant], count: int = STUDY_SAMPLES
+    study: Study, variants: dict[str, Variant], count: int, seeds: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
     """Quality of the variants "markov" and "causal", and their difference."""
     values, runs = {}, {}
     for name, variant in variants.items():
-        saved = [study.run(variant, seed, MARKS)[-1] for seed in SEEDS]
+        saved = [study.run(variant, seed, MARKS)[-1] for seed in seeds]
         runs[name] = [
             study.measure(s, count=count) | cross_entropy(study, s) for s in saved
         ]
@@ -587,10 +587,15 @@ def masks(
     return values | over_seeds("markov minus causal", gaps)
 
 
+MASK_SEEDS = tuple(range(8))
+"""With three of them rounding alone decided whether a difference is beyond chance."""
+
+
 def measure_study_mask(setting: Setting) -> dict[str, Any]:
-    """Markovian and causal attention at study size, three training seeds."""
+    """Markovian and causal attention at study size, eight training seeds."""
     variants = {name: Variant(mask=name) for name in ("markov", "causal")}
-    return {"values": masks(study_of(setting), variants), "seeds": list(SEEDS)}
+    values = masks(study_of(setting), variants, STUDY_SAMPLES, MASK_SEEDS)
+    return {"values": values, "seeds": list(MASK_SEEDS)}
 
 
 CONVERGENCE = {
@@ -658,7 +663,7 @@ def measure_set(name: str, setting: Setting) -> dict[str, Any]:
     for vocab in (plan.vocab, None):
         title = f"{vocab} codes" if vocab else "no quantizer"
         values |= over_seeds(title, known.measured(vocab, SEEDS[:1]))
-    values |= masks(study, variants, plan.samples)
+    values |= masks(study, variants, plan.samples, SEEDS)
     named = {"causal": variants["causal"], "Markovian": variants["markov"]}
     values |= convergence(study, named, min(STUDY_SAMPLES, plan.samples))
     study.pictures()
