@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .presets import write_presets
+from .presets import DECODERS, write_presets
 from .records import (
     Record,
     fill_markers,
@@ -770,17 +770,14 @@ def write_claims(path: str | Path, folder: str | Path | None = None) -> None:
     path.write_text(page, encoding="utf-8")
 
 
-PRESETS, FASHION = "fashion-presets", "srdd/weights/fashion"
-
-
 def write_pages(root: str | Path | None = None) -> dict[str, list[str]]:
     """Rewrite all numbers of the README and of the book's Markdown pages.
 
     Args:
         root: the checkout; None finds it above the working folder.
     Returns:
-        The tables that were written, by page; the presets of the shipped model,
-        by its manifest.
+        The tables that were written, by page; the presets of the shipped models,
+        by their manifests.
     """
     root = results_dir().parent if root is None else Path(root)
     folder, done = root / "results", {}
@@ -791,7 +788,10 @@ def write_pages(root: str | Path | None = None) -> dict[str, list[str]]:
         if REGION.search(path.read_text(encoding="utf-8")):
             write_claims(path, folder)
             done[name] = [*done.get(name, []), "claims"]
-    if (folder / f"{PRESETS}.json").is_file():
-        path = write_presets(read_record(PRESETS, folder), root / FASHION)
-        done[path.relative_to(root).as_posix()] = [PRESETS]
+    for model in DECODERS:
+        name = f"{model}-presets"
+        if (folder / f"{name}.json").is_file():
+            record = read_record(name, folder)
+            path = write_presets(record, root / "srdd/weights" / model)
+            done[path.relative_to(root).as_posix()] = [name]
     return done

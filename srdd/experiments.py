@@ -335,16 +335,16 @@ def measure_features(setting: Setting) -> dict[str, Any]:
 SCREEN_SEED = 100
 
 
-def measure_presets(setting: Setting) -> dict[str, Any]:
-    """A screen of settings of the shipped model; the chosen ones with three seeds."""
+def measure_presets(model: str, setting: Setting) -> dict[str, Any]:
+    """A screen of settings of a shipped model; the chosen ones with three seeds."""
     train, test = fashion(setting)
     judge = shipped_judge(setting.device)
     reference = Reference.of(judge, test)
     labels = class_labels(SOME, len(test.classes))
-    pipe, values = pipeline("fashion", setting), {}
+    pipe, values, decoders = pipeline(model, setting), {}, DECODERS[model]
     pipes = {"": pipe}
-    for name in DECODERS.values():
-        slim = load_decoder(pipe.tokenizer, resolve_model("fashion") / name)
+    for name in decoders.values():
+        slim = load_decoder(pipe.tokenizer, resolve_model(model) / name)
         pipes[name] = Pipeline(slim, pipe.transformer, classes=pipe.classes)
 
     def quality(name: str, seed: int, decoder: str = "") -> dict[str, float]:
@@ -355,13 +355,13 @@ def measure_presets(setting: Setting) -> dict[str, Any]:
         cost = generation_flops(
             pipe.transformer.config, painted.tokenizer.config, GRID[name]
         )
-        part = told.part(f"preset {name} {decoder}".rstrip(), measure)
+        part = told.part(f"preset of {model}: {name} {decoder}".rstrip(), measure)
         return part | {"flops": cost.total}
 
     for name in GRID:
         values |= rows({f"screen, {name}": quality(name, SCREEN_SEED)})
     seeds, runs = [setting.seed + i for i in range(SAMPLING_SEEDS)], {}
-    settings = [(k, v, DECODERS.get(k, "")) for k, v in chosen(values).items()]
+    settings = [(k, v, decoders.get(k, "")) for k, v in chosen(values).items()]
     settings += [(f"{k}, {WIDE}", v, "") for k, v, slim in settings if slim]
     for preset, name, decoder in settings:
         values |= over_seeds(preset, [quality(name, seed, decoder) for seed in seeds])
@@ -957,10 +957,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         "A network of photographs ranks the shipped models as the judge does.",
         measure_features,
     ),
-    "fashion-presets": Experiment(
-        "Some setting of the sampler is better than the default, some is cheaper.",
-        measure_presets,
-    ),
+    **{
+        f"{model}-presets": Experiment(
+            "Some setting of the sampler is better than the default, some is cheaper.",
+            partial(measure_presets, model),
+        )
+        for model in DECODERS
+    },
     "tokenizer-gap": Experiment(
         "One codebook costs fine detail, and more codes cost less.",
         measure_tokenizer_gap,

@@ -1,10 +1,10 @@
-"""The named settings of a shipped model: what was tried, and which were chosen.
+"""The named settings of the shipped models: what was tried, and which were chosen.
 
 `GRID` is screened with one sampling seed. From the screen `chosen` takes "balanced"
 (the model's own settings), "best" (lowest rel-FD) and "fast" (lowest rel-FD among the
 cheap ones); those three are then measured again, with other seeds, each painted by the
 decoder that `DECODERS` says. ``srdd report`` writes them with their cost and quality into
-the model's manifest.
+the model's manifest. The record of a model is ``NAME-presets``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .files import read_json, shipped_folder, write_json
+from .files import read_json, write_json
 from .records import Record
 from .sampling import SampleConfig
 
 CHEAP = 0.85
 """A preset is fast if it needs at most this share of the default's operations."""
 BASE = SampleConfig(guidance=3.0)
-DECODERS = {"fast": "decoder-fast"}
-"""Presets that a slim decoder paints, a folder of the model. Chapter 11, section 5."""
+DECODERS: dict[str, dict[str, str]] = {
+    "fashion": {"fast": "decoder-fast"},
+    "fashion-causal": {},
+}
+"""The shipped models: presets that a slim decoder paints, a folder of the model.
+Chapter 11, section 5."""
 WIDE = "the model's own decoder"
 
 
@@ -75,11 +79,11 @@ def chosen(record: Record | Mapping[str, Any]) -> dict[str, str]:
 
 
 def manifest_entry(record: Record) -> dict[str, Any]:
-    """What the manifest says of the presets: settings, cost, quality."""
-    found = {}
+    """What a model's manifest says of its presets: settings, cost, quality."""
+    found, decoders = {}, DECODERS[record.name.removesuffix("-presets")]
     for preset, name in chosen(record).items():
         keys = [key for key in record.values if key.startswith(f"{preset}/")]
-        decoder = {"decoder": DECODERS[preset]} if preset in DECODERS else {}
+        decoder = {"decoder": decoders[preset]} if preset in decoders else {}
         found[preset] = {
             "sampling": asdict(GRID[name]),
             **decoder,
@@ -90,9 +94,8 @@ def manifest_entry(record: Record) -> dict[str, Any]:
     return found
 
 
-def write_presets(record: Record, model: str | Path | None = None) -> Path:
-    """Write the presets of a record into a model's manifest."""
-    folder = shipped_folder("fashion") if model is None else Path(model)
-    path = folder / "manifest.json"
+def write_presets(record: Record, model: str | Path) -> Path:
+    """Write the presets of a record into the manifest of a model's folder."""
+    path = Path(model) / "manifest.json"
     write_json(path, read_json(path) | {"presets": manifest_entry(record)})
     return path

@@ -9,7 +9,7 @@ from srdd.cli import main
 from srdd.distillation import slimmed
 from srdd.files import CheckpointError, read_json, verify_manifest, write_json
 from srdd.pipeline import Pipeline, load_decoder, save_decoder, seeds_of
-from srdd.sampling import SAMPLING_PRESETS, ResamplingPlan, SampleConfig
+from srdd.sampling import SAMPLING_PRESETS, ResamplingPlan, SampleConfig, sample
 from srdd.scales import ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import ScaleTransformer, TransformerConfig
@@ -342,3 +342,38 @@ def test_graphs_give_the_images_of_the_calls(fused):
         assert torch.allclose(again.images, calls.images, atol=1e-3)
     other = made([3, 2, 1], generator=seed(2), output_type="pt")
     assert not torch.allclose(other.images, calls.images, atol=0.1)
+
+
+def test_a_record_of_a_preset_is_painted_by_its_own_decoder(slim, monkeypatch):
+    """What a graph would record, called instead: one record for each painter."""
+    seen = []
+
+    def replayed(model, tokenizer, batch, config):
+        seen.append((tokenizer, batch, config))
+
+        def call(labels, seeds):
+            return sample(model, tokenizer, labels, config=config, seeds=seeds)
+
+        return call
+
+    call = {"generator": seed(4), "output_type": "pt"}
+    wanted = {name: slim([0, 1], preset=name, **call).images for name in slim.presets}
+    monkeypatch.setattr("srdd.pipeline.replayed", replayed)
+    monkeypatch.setattr(slim, "graphs", {})
+    for _ in range(2):  # the second time from the records
+        for name, images in wanted.items():
+            found = slim([0, 1], preset=name, **call).images
+            torch.testing.assert_close(found, images, rtol=0, atol=1e-6)
+    assert seen == [
+        (slim.tokenizer, 2, slim.presets["plain"]),
+        (slim.painters["quick"], 2, slim.presets["quick"]),
+    ]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_graphs_of_a_preset_are_painted_by_its_own_decoder():
+    made = Pipeline.from_pretrained("fashion", device="cuda")
+    call = {"generator": seed(1), "output_type": "pt", "preset": "fast"}
+    calls = made([1, 2, 3], **call)
+    again = made.enable_cuda_graphs()([1, 2, 3], **call)
+    assert torch.allclose(again.images, calls.images, atol=1e-3)

@@ -1,11 +1,12 @@
 """Presets: chosen by the screen alone, and written where the pipeline reads them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from srdd.files import read_json, write_json
-from srdd.pipeline import sampling_from
+from srdd.pipeline import Pipeline, sampling_from
 from srdd.presets import BASE, DECODERS, GRID, chosen, manifest_entry, write_presets
 from srdd.records import read_record, results_dir, single, spread, write_record
 
@@ -39,20 +40,35 @@ def test_balanced_is_the_default_best_the_lowest_fast_the_best_of_the_cheap():
 def test_the_manifest_says_what_the_record_says(tmp_path):
     values = screened(**{NAMES[6]: {"flops": 70.0}})
     values |= {"fast/rel_fd": spread([1.0, 2.0, 3.0]), "best/rel_fd": single(0.5)}
-    facts = {"name": "x", "claim": "c", "tier": "toy", "seeds": [0]}
+    facts = {"name": "fashion-presets", "claim": "c", "tier": "toy", "seeds": [0]}
     record = write_record(tmp_path, values=values, **facts)
     write_json(tmp_path / "manifest.json", {"files": {}})
     entry = read_json(write_presets(record, tmp_path))["presets"]
     assert entry == read_json(tmp_path / "manifest.json")["presets"]
     assert entry["fast"]["measured"] == {"rel_fd": "2 ± 1"}
     assert sampling_from(entry["best"]["sampling"]) == GRID[NAMES[0]] == BASE
-    assert {k for k, row in entry.items() if "decoder" in row} == set(DECODERS)
+    assert {k for k, row in entry.items() if "decoder" in row} == {"fast"}
+    other = replace(record, name="fashion-causal-presets")
+    assert not any("decoder" in row for row in manifest_entry(other).values())
 
 
-def test_the_shipped_manifest_is_that_of_the_record():
-    path = results_dir(__file__) / "fashion-presets.json"
+@pytest.mark.parametrize("model", DECODERS)
+def test_the_shipped_manifest_is_that_of_the_record(model):
+    path = results_dir(__file__) / f"{model}-presets.json"
     if not path.is_file():
         pytest.skip("not measured yet: no presets are shipped")
-    manifest = read_json(path.parents[1] / "srdd/weights/fashion/manifest.json")
-    entry = manifest_entry(read_record("fashion-presets", path.parent))
+    manifest = read_json(path.parents[1] / f"srdd/weights/{model}/manifest.json")
+    entry = manifest_entry(read_record(path.stem, path.parent))
     assert manifest["presets"] == json.loads(json.dumps(entry))
+
+
+@pytest.mark.parametrize("model", DECODERS)
+def test_every_shipped_model_draws_with_its_presets(model):
+    pipe = Pipeline.from_pretrained(model)
+    if not pipe.presets:
+        pytest.skip("not measured yet: no presets are shipped")
+    assert set(pipe.presets) == {"fast", "balanced", "best"}
+    assert pipe.presets["balanced"] == pipe.sampling == BASE
+    for preset in pipe.presets:
+        (image,) = pipe(["Bag"], preset=preset).images
+        assert image.size == (32, 32)
