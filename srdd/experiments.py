@@ -791,14 +791,17 @@ def measure_resampling(setting: Setting) -> dict[str, Any]:
     from . import resampling_study as study
 
     every = study.Passes(setting.work, setting.root, setting.device)
-    how, values = {"count": study.SAMPLES, "seed": study.SEED}, {}
+    size, screen = every.size, every.screen
+    how, values = {"count": size.samples, "seed": study.SEED}, {}
     for name, (network, sampling) in every.finals().items():
         found = [every.measured(network(seed), sampling, **how) for seed in SEEDS]
         values |= over_seeds(name, kept_measures(found))
-    for name, sampling in every.screen.curves.items():
+    for name in size.curves:
+        sampling = screen.plans[name]
         found = [every.measured(every.headed(s), sampling, **how) for s in SEEDS]
         values |= over_seeds(f"curve, {name}", kept_measures(found))
-    return {"values": values | every.screen.values(), "seeds": list(SEEDS)}
+    values |= rows({"size": size.values()}) | screen.values()
+    return {"values": values, "seeds": list(SEEDS)}
 
 
 def measure_fashion_resampling(setting: Setting) -> dict[str, Any]:
@@ -806,7 +809,7 @@ def measure_fashion_resampling(setting: Setting) -> dict[str, Any]:
     from . import resampling_study as study
 
     every = study.Passes(setting.work, setting.root, setting.device)
-    size, screen = every.size, every.shipped_screen
+    size, screen = every.shipped_size, every.shipped_screen
     heads = [(every.shipped(head), seed) for head, seed in size.seeds]
 
     def measured(sampling: SampleConfig) -> list[dict[str, float]]:
@@ -847,15 +850,17 @@ def measure_mask_head(setting: Setting) -> dict[str, Any]:
     from . import resampling_study as study
 
     every = study.Passes(setting.work, setting.root, setting.device)
+    heads = sorted(set(every.shipped_size.heads))
     ways: dict[str, tuple[Callable[[int], Path], Sequence[int]]] = {
         "on a frozen network": (every.headed, SEEDS),
         "trained together": (every.joint, SEEDS),
-        "on the shipped network": (every.shipped, SEEDS),
+        "on the shipped network": (every.shipped, heads),
         "on the shipped network, 4 blocks": (partial(every.shipped, blocks=4), (0,)),
     }
-    values = {}
+    values, count = {}, every.size.samples
     for name, (network, seeds) in ways.items():
-        values |= over_seeds(name, [every.knowledge(network(seed)) for seed in seeds])
+        found = [every.knowledge(network(seed), count) for seed in seeds]
+        values |= over_seeds(name, found)
     return {"values": values, "seeds": list(SEEDS)}
 
 

@@ -11,9 +11,9 @@ What decides, written before it was measured: passes pay if some set with passes
 ahead of *every* set without passes that costs no more, in rel-FD or in KID, by more
 than twice the larger of the two standard deviations over training seeds.
 
-The record ``fashion-resampling`` says how large its comparison was: see `Size`, which
-depends on the device. On a CPU one head serves the screens, where more plans than
-settings are tried, and all seeds of the samples, whose spread it is.
+How large a comparison is depends on the device: see `Size` and `ShippedSize`; records
+say it. On a CPU more plans than settings are tried, on one network or head; of the
+shipped model one head serves all seeds of the samples, whose spread it is.
 """
 
 from __future__ import annotations
@@ -47,11 +47,9 @@ from .studies import Study, Variant, batches, drawn, over_seeds
 from .tokenizer import Tokenizer
 from .transformer import ScaleTransformer, TransformerConfig
 
-SCREEN, SCREEN_SEEDS, SCREEN_SEED = 2000, (3, 4), 0
-SAMPLES, SEED = 5000, 1
-HEAD = {"network": {"mask_blocks": 1}, "steps": 1000, "batch": 128}
+SCREEN_SEED, SEED = 0, 1
+HEAD = {"network": {"mask_blocks": 1}}
 SHIPPED = {"depth": 4, "width": 128, "heads": 4, "init": "fashion"}
-SHIPPED_HEAD = {"steps": 2000, "batch": 128, "lr": 2e-3}
 CHEAP = 1.65
 """A plan is cheap if the transformer needs at most so many times the operations."""
 
@@ -167,7 +165,7 @@ PLANS = (
 """As many as there are settings without passes."""
 
 SHOWN = (0.0, 0.25, 0.5, 0.75, 0.9)
-CHAIN, MARKS = 2500, (0, 1, 4, 16)
+MARKS = (0, 1, 4, 16)
 GATES: dict[str, ResamplingPlan] = {
     f"{rule}, {text}": ResamplingPlan((FINE[-1],), MARKS[-1], rule, share)
     for rule, text, share in (
@@ -184,28 +182,51 @@ GATES: dict[str, ResamplingPlan] = {
 
 @dataclass(frozen=True)
 class Size:
-    """How much of the shipped model's comparison a device can afford.
+    """How much of a comparison a device can afford.
 
     Args:
-        heads: seeds of the mask heads, one for each sampling seed.
-        head: how a head is trained.
-        screen, samples, chain: images of a screened set, of a compared one, and of
-            a chain of passes.
+        head: how a mask head is trained.
+        screen: images of a screened set.
+        screen_seeds: of the networks, or of the heads, that are screened.
+        samples: images of a compared set.
         settings: what is screened without passes.
         plans: what is screened with passes.
         curves: plans that are compared over seeds, besides the finalists.
+    """
+
+    head: Mapping[str, Any]
+    screen: int
+    screen_seeds: tuple[int, ...]
+    samples: int
+    settings: Mapping[str, SampleConfig]
+    plans: Mapping[str, Plan]
+    curves: tuple[str, ...] = ()
+
+    def values(self) -> dict[str, int]:
+        """What a record says of the size."""
+        return {
+            "steps of a head": self.head["steps"],
+            "images of a step": self.head["batch"],
+            "settings": len(self.settings),
+            "plans": len(self.plans),
+            "images of a screened set": self.screen,
+            "images of a compared set": self.samples,
+        }
+
+
+@dataclass(frozen=True)
+class ShippedSize(Size):
+    """The same of the shipped model, whose network is one.
+
+    Args:
+        heads: seeds of the mask heads, one for each sampling seed.
+        chain: images of a chain of passes.
         gates: chains of passes, of `GATES`.
     """
 
-    heads: tuple[int, ...]
-    head: Mapping[str, Any]
-    screen: int
-    samples: int
-    chain: int
-    settings: Mapping[str, SampleConfig]
-    plans: Mapping[str, Plan]
-    curves: tuple[str, ...]
-    gates: tuple[str, ...]
+    heads: tuple[int, ...] = (0, 1, 2)
+    chain: int = 2500
+    gates: tuple[str, ...] = tuple(GATES)
 
     @property
     def seeds(self) -> list[tuple[int, int]]:
@@ -214,47 +235,59 @@ class Size:
 
     def values(self) -> dict[str, int]:
         """What a record says of the size."""
-        return {
-            "heads": len(set(self.heads)),
-            "steps of a head": self.head["steps"],
-            "images of a step": self.head["batch"],
-            "settings": len(self.settings),
-            "plans": len(self.plans),
-            "images of a screened set": self.screen,
-            "images of a compared set": self.samples,
-            "images of a chain": self.chain,
-        }
+        more = {"heads": len(set(self.heads)), "images of a chain": self.chain}
+        return super().values() | more
 
 
-FULL = Size(
-    (0, 1, 2), SHIPPED_HEAD, SCREEN, SAMPLES, CHAIN, SHIPPED_SETTINGS, PLANS,
-    tuple(CURVES), tuple(GATES),
-)  # fmt: skip
-SMALL = Size(
-    (0, 0, 0), SHIPPED_HEAD | {"steps": 800, "batch": 64}, 1500, 1500, 1000,
-    settings(
-        ("linear", 2.5), ("linear", 3.0), ("linear", 4.0),
-        truncations={
-            "no truncation": {},
-            "temperature 0.95": {"temperature": 0.95},
-            "top k 64": {"top_k": 64},
-        },
+SIZES = {
+    "cpu": Size(
+        {"steps": 1000, "batch": 32}, 1500, (3,), 2500,
+        settings(
+            ("constant", 2.5), ("constant", 3.0), ("constant", 4.0), ("linear", 6.0),
+            truncations={
+                "no truncation": {},
+                "temperature 0.9": {"temperature": 0.9},
+                "temperature 0.8": {"temperature": 0.8},
+                "top p 0.9": {"top_p": 0.9},
+                "top k 64": {"top_k": 64},
+            },
+        ),
+        rows_of(dict.fromkeys(RESAMPLING_RULES, (1, 4)))
+        | rows_of({"sequence": (1, 8), "entropy": (1,)}, ", warmer", warmer=0.1)
+        | rows_of({"sequence": (8,)}, ", second draft", second=True)
+        | rows_of({"sequence": (4,)}, ", coarse", COARSE)
+        | rows_of({"sequence": (1, 2)}, ", law of the map", law="map")
+        | rows_of({"threshold": (8,)}, ", same law", law="same"),
     ),
-    rows_of({"sequence": (1, 2, 4, 8), "entropy": (1, 2, 4)})
-    | rows_of({"sequence": (1,), "entropy": (1,)}, ", warmer", warmer=0.1)
-    | rows_of({"sequence": (1, 2)}, ", law of the map", law="map")
-    | rows_of({"threshold": (1, 8)}, ", same law", law="same"),
-    (), ("random, half", "confidence, a quarter"),
-)  # fmt: skip
+    "cuda": Size(
+        {"steps": 1000, "batch": 128}, 2000, (3, 4), 5000, SETTINGS, PLANS,
+        tuple(CURVES),
+    ),
+}  # fmt: skip
+SHIPPED_SIZES = {
+    "cpu": ShippedSize(
+        {"steps": 800, "batch": 64, "lr": 2e-3}, 1500, (0,), 1500,
+        settings(
+            ("linear", 2.5), ("linear", 3.0), ("linear", 4.0),
+            truncations={
+                "no truncation": {},
+                "temperature 0.95": {"temperature": 0.95},
+                "top k 64": {"top_k": 64},
+            },
+        ),
+        rows_of({"sequence": (1, 2, 4, 8), "entropy": (1, 2, 4)})
+        | rows_of({"sequence": (1,), "entropy": (1,)}, ", warmer", warmer=0.1)
+        | rows_of({"sequence": (1, 2)}, ", law of the map", law="map")
+        | rows_of({"threshold": (1, 8)}, ", same law", law="same"),
+        heads=(0, 0, 0), chain=1000, gates=("random, half", "confidence, a quarter"),
+    ),
+    "cuda": ShippedSize(
+        {"steps": 2000, "batch": 128, "lr": 2e-3}, 2000, (3,), 5000,
+        SHIPPED_SETTINGS, PLANS, tuple(CURVES),
+    ),
+}  # fmt: skip
 DEFAULT = "linear 3, no truncation"
-"""The shipped model's own settings; both sizes screen them."""
-
-
-def shipped_size(device: str) -> Size:
-    """The size of the shipped model's comparison: a small one on a CPU."""
-    return SMALL if device == "cpu" else FULL
-
-
+"""The shipped model's own settings; both of its sizes screen them."""
 Runs = list[dict[str, float]]
 
 
@@ -295,11 +328,6 @@ class Screen:
     def tuned(self) -> SampleConfig:
         """The best setting without passes."""
         return self.drafts[0]
-
-    @property
-    def curves(self) -> dict[str, SampleConfig]:
-        """Each rule by its number of passes, on the tuned setting."""
-        return {name: self.plans[name] for name in CURVES}
 
     def planned(self, plan: Plan) -> SampleConfig:
         """A tuned setting with the passes of a plan."""
@@ -364,7 +392,8 @@ class Passes:
         self.plain = Study(work, root=root, device=device)
         self.heads = Study(work, root=root, task=MaskHeadTask, device=device)
         self.both = Study(work, root=root, task=MaskTask, device=device)
-        self.size = shipped_size(device)
+        kind = torch.device(device).type
+        self.size, self.shipped_size = SIZES[kind], SHIPPED_SIZES[kind]
 
     def trunk(self, seed: int, **size: Any) -> Path:
         """A network without passes; by default the study size."""
@@ -372,17 +401,18 @@ class Passes:
 
     def headed(self, seed: int, **size: Any) -> Path:
         """The trunk of a seed with a mask head that was trained on it, alone."""
-        variant = Variant(**size, init=str(self.trunk(seed, **size)), **HEAD)
+        start = str(self.trunk(seed, **size))
+        variant = Variant(**size, init=start, **HEAD, **self.size.head)
         return self.heads.run(variant, seed, marks=1)[-1]
 
     def joint(self, seed: int) -> Path:
         """A network and a mask head that were trained together."""
-        return self.both.run(Variant(**HEAD), seed, marks=1)[-1]
+        return self.both.run(Variant(**HEAD, **self.size.head), seed, marks=1)[-1]
 
     def shipped(self, seed: int, blocks: int = 1) -> Path:
         """The shipped network with a mask head that was trained on it, alone."""
         network = {"mask_blocks": blocks}
-        variant = Variant(**SHIPPED, **self.size.head, network=network)
+        variant = Variant(**SHIPPED, **self.shipped_size.head, network=network)
         return self.heads.run(variant, seed, marks=1)[-1]
 
     def measured(
@@ -414,26 +444,25 @@ class Passes:
         """The screens at study size; first draws do not depend on the head."""
 
         def measure(sampling: SampleConfig) -> Runs:
-            how = {"count": SCREEN, "seed": SCREEN_SEED}
-            saved = map(self.headed, SCREEN_SEEDS)
+            how = {"count": self.size.screen, "seed": SCREEN_SEED}
+            saved = map(self.headed, self.size.screen_seeds)
             return [self.measured(folder, sampling, **how) for folder in saved]
 
-        return Screen(SETTINGS, measure)
+        return Screen(self.size.settings, measure, self.size.plans)
 
     @cached_property
     def shipped_screen(self) -> Screen:
-        """The screens of the shipped model, with one head.
+        """The screens of the shipped model.
 
-        A head that no result uses, if there are several; the samples are others
-        than those of the results in any case.
+        With a head that no result uses, if there are several; the samples are
+        others than those of the results in any case.
         """
-        size = self.size
-        several = len(set(size.heads)) > 1
+        size = self.shipped_size
 
         def measure(sampling: SampleConfig) -> Runs:
             how = {"count": size.screen, "seed": SCREEN_SEED}
-            head = self.shipped(SCREEN_SEEDS[0] if several else size.heads[0])
-            return [self.measured(head, sampling, **how)]
+            saved = map(self.shipped, size.screen_seeds)
+            return [self.measured(folder, sampling, **how) for folder in saved]
 
         return Screen(size.settings, measure, size.plans)
 
@@ -478,7 +507,7 @@ class Passes:
         found[f"trained together, {cheap[0]}"] = (self.joint, cheap[1])
         return found
 
-    def knowledge(self, saved: Path, count: int = SAMPLES) -> dict[str, float]:
+    def knowledge(self, saved: Path, count: int) -> dict[str, float]:
         """Cross-entropy of hidden test tokens by the part of a scale in sight.
 
         And their mean if they are drawn one by one in a random order.
@@ -511,7 +540,7 @@ class Passes:
         Returns:
             For each scale the measures of the images, and the operations of one.
         """
-        count = self.size.samples
+        count = self.shipped_size.samples
 
         def measured() -> dict[str, Any]:
             model, labels = self.plain.saved(saved), self.labels(count)
@@ -538,7 +567,7 @@ class Passes:
             For each of `MARKS` the measures of the images, and the entropy in nats
             of the codes of the last scale, over all places and images.
         """
-        count = self.size.chain
+        count = self.shipped_size.chain
 
         def measured() -> dict[str, Any]:
             model, labels = self.plain.saved(saved), self.labels(count)

@@ -11,19 +11,17 @@ from srdd.resampling import resample
 from srdd.resampling_study import (
     CURVES,
     DEFAULT,
-    FULL,
     GATES,
-    HEAD,
     PLANS,
     SETTINGS,
     SHIPPED_SETTINGS,
-    SMALL,
+    SHIPPED_SIZES,
+    SIZES,
     Passes,
     Screen,
     chained,
     code_entropy,
     returned,
-    shipped_size,
     truncates,
 )
 from srdd.sampling import (
@@ -34,7 +32,7 @@ from srdd.sampling import (
     SampleConfig,
     image_seeds,
 )
-from srdd.studies import Variant
+from srdd.studies import SEEDS, Variant
 from srdd.transformer import ScaleTransformer
 
 PLAIN, COOL = SETTINGS["constant 3, no truncation"], SETTINGS["constant 2, top k 32"]
@@ -44,6 +42,7 @@ PLAIN, COOL = SETTINGS["constant 3, no truncation"], SETTINGS["constant 2, top k
 def passes(tmp_path_factory):
     """A study whose trunk has the study size, and was trained for two steps."""
     made = Passes(str(tmp_path_factory.mktemp("runs")), None)
+    made.size = replace(made.size, head={"steps": 2, "batch": 4})
     for study in (made.plain, made.heads, made.both):
         study.train = fashion_slice().subset(range(40))
         study.test = fashion_slice().subset(range(40, 60))
@@ -74,15 +73,22 @@ def test_as_many_plans_as_settings_are_tried_with_every_rule_and_law():
 
 
 def test_a_cpu_gets_a_small_comparison_with_the_same_sides():
-    assert shipped_size("cpu") is SMALL and shipped_size("cuda") is FULL
-    for size in (SMALL, FULL):
-        assert size.settings[DEFAULT] == SAMPLING_PRESETS["fashion"]
+    assert set(SIZES) == set(SHIPPED_SIZES) == {"cpu", "cuda"}
+    for size in (*SIZES.values(), *SHIPPED_SIZES.values()):
         assert {plan.passes.law for plan in size.plans.values()} == set(RESAMPLING_LAWS)
         assert {truncates(s) for s in size.settings.values()} == {True, False}
-        assert set(size.gates) <= set(GATES) and set(size.curves) <= set(size.plans)
+        assert set(size.curves) <= set(size.plans)
         assert size.values()["images of a compared set"] == size.samples
-    assert SMALL.seeds == [(0, 1), (0, 2), (0, 3)]
-    assert FULL.seeds == [(0, 1), (1, 2), (2, 3)]
+    for size in SIZES.values():
+        assert {plan.passes.rule for plan in size.plans.values()} == set(
+            RESAMPLING_RULES
+        )
+        assert not set(size.screen_seeds) & set(SEEDS)  # of no result
+    for size in SHIPPED_SIZES.values():
+        assert size.settings[DEFAULT] == SAMPLING_PRESETS["fashion"]
+        assert set(size.gates) <= set(GATES)
+    assert SHIPPED_SIZES["cpu"].seeds == [(0, 1), (0, 2), (0, 3)]
+    assert SHIPPED_SIZES["cuda"].seeds == [(0, 1), (1, 2), (2, 3)]
 
 
 @pytest.mark.parametrize(("best", "other"), [(PLAIN, COOL), (COOL, PLAIN)])
@@ -154,9 +160,7 @@ def test_finals_hold_every_side_of_the_comparison(passes, monkeypatch):
     assert found["width 84, no passes"][0].keywords == {"width": 84}
 
 
-def test_the_head_stands_on_the_trunk_of_its_seed(passes, monkeypatch):
-    monkeypatch.setitem(HEAD, "steps", 2)
-    monkeypatch.setitem(HEAD, "batch", 4)
+def test_the_head_stands_on_the_trunk_of_its_seed(passes):
     trunk = ScaleTransformer.from_pretrained(passes.trunk(1)).state_dict()
     saved = passes.headed(1)
     headed = ScaleTransformer.from_pretrained(saved).state_dict()
@@ -166,8 +170,6 @@ def test_the_head_stands_on_the_trunk_of_its_seed(passes, monkeypatch):
 
 
 def test_a_chain_shows_a_scale_before_some_of_its_passes(passes, monkeypatch):
-    monkeypatch.setitem(HEAD, "steps", 2)
-    monkeypatch.setitem(HEAD, "batch", 4)
     monkeypatch.setattr(resampling_study, "MARKS", (0, 2, 3))
     model = passes.plain.saved(passes.headed(1))
     coder, labels = passes.plain.tokenizer, torch.arange(3)
