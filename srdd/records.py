@@ -106,6 +106,10 @@ def results_dir(start: str | Path = ".") -> Path:
     raise FileNotFoundError(f"no results/ folder in {here} or above it; pass --out")
 
 
+FOLDERS = {"--root": "$SRDD_DATA", "--work": "runs"}
+"""Options that name a folder of a machine, and what a record says instead."""
+
+
 def command_line(argv: Sequence[str] | None = None) -> str:
     """The command that is running, without the folders of this machine."""
     words = list(sys.argv if argv is None else argv)
@@ -113,8 +117,8 @@ def command_line(argv: Sequence[str] | None = None) -> str:
     for word in words[1:]:
         long = "/" in word and word.startswith(("/", "~", ".."))
         kept.append(Path(word).name if long else word)
-        if len(kept) > 1 and kept[-2] == "--root":
-            kept[-1] = "$SRDD_DATA"
+        if len(kept) > 1 and kept[-2] in FOLDERS:
+            kept[-1] = FOLDERS[kept[-2]]
     program = Path(words[0]).name
     return " ".join(["srdd" if program == "__main__.py" else program, *kept])
 

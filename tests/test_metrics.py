@@ -2,12 +2,16 @@
 
 import math
 import weakref
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from srdd.data import colour_shapes, fashion_slice, permutation
+from srdd.features import shipped_judge
 from srdd.metrics import (
     FeatureMoments,
     Judge,
@@ -28,6 +32,7 @@ from srdd.metrics import (
     neighbour_scores,
     paired_test,
     relative_fd,
+    score,
     ssim,
     yardsticks,
 )
@@ -302,6 +307,20 @@ def test_features_do_not_depend_on_the_batches(halves):
     again = evaluate(net, iter(photos.split(7)), reference, labels)
     assert once == pytest.approx(again, rel=1e-9)
     assert once["images"] == 120 and 0 <= once["accuracy"] <= 1
+
+
+def test_two_processes_measure_what_one_does(halves):
+    judge, photos = shipped_judge("cpu"), halves[0].batch(range(200))[0]
+    reference = Reference.of(judge, halves[1].batch(range(200))[0])
+    labels = halves[0].labels[:200]
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        parts = list(pool.map(partial(features_of, judge), photos.split(110)))
+    found = score(judge, torch.cat(parts), reference, labels)
+    alone = evaluate(judge, photos, reference, labels)
+    assert found == pytest.approx(alone, rel=1e-4, abs=1e-5)
+    joined = FeatureMoments.of(parts[0]) + FeatureMoments.of(parts[1])
+    distance = frechet_distance(joined, FeatureMoments.of(reference.real))
+    assert distance == pytest.approx(alone["fd"], rel=1e-5)
 
 
 def test_no_more_than_a_batch_of_pixels_is_held():

@@ -75,6 +75,8 @@ def test_commands_name_no_folder_of_the_machine():
     ]
     assert command_line(words) == "srdd train photos --root $SRDD_DATA --steps 5"
     assert command_line(["/x/__main__.py", "info", "fashion"]) == "srdd info fashion"
+    words = ["srdd", "experiment", "a", "--work", "/scratch/me/x-3"]
+    assert command_line(words) == "srdd experiment a --work runs"
 
 
 def test_results_are_found_from_any_folder_of_the_checkout(tmp_path):
