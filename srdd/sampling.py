@@ -306,7 +306,7 @@ def full_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 # %% ../nbs/09_sampling.ipynb #gumbel-noise
-NOISE_PART = 1 << 17  # numbers at a time on a CPU: 1 MB, which its cache holds
+NOISE_PART = 1 << 19  # numbers at a time on a CPU: 4 MB, which its cache holds
 
 
 def gumbel_noise(
