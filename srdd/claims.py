@@ -497,9 +497,8 @@ CLAIMS = (
         ),
         note="A step of each trains as many tokens, to half a per cent, so the rule about "
         "steps is one about tokens too. The unit decides: a Markovian step is cheaper, "
-        "so in CPU seconds the same rule would say otherwise. The seconds of a step were "
-        "timed once, so their spread holds only that of the curves, and on the GPU "
-        "beside other runs. " + OTHERS,
+        "so in CPU seconds the same rule would say otherwise. A step was timed once "
+        "for each seed, on the GPU once in all and beside other runs. " + OTHERS,
     ),
     Claim(
         "S7",

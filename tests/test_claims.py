@@ -7,7 +7,9 @@ import pytest
 from srdd.claims import (
     CHOSEN,
     CLAIMS,
+    EACH,
     SECONDS,
+    STEPS,
     WHOLE,
     Claim,
     above,
@@ -231,6 +233,12 @@ def test_what_the_note_of_s4_says_is_what_the_records_say():
         seconds[f"{name}/{SECONDS}"]["mean"] for name in (CHOSEN, f"{WHOLE}, guided")
     )
     assert 0.8 < mine / full < 1
+
+
+def test_what_the_note_of_s6_says_is_what_the_record_says():
+    record = read_record("study-convergence")
+    assert above(f"{EACH}/ratio", 1.0)(record)  # in seconds
+    assert not above(f"{STEPS}/ratio", 1.0)(record)
 
 
 def test_the_page_keeps_what_stands_around_its_markers(tmp_path):
