@@ -864,7 +864,7 @@ def measure_mask_head(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": list(SEEDS)}
 
 
-GUIDED_SAMPLES = 10_000
+GUIDED_SAMPLES = {"cpu": 2_500, "cuda": 10_000}
 STRONG = 4.0  # the weight of the schedules that leave scales out
 GUIDANCE = {
     **{f"constant, w {w:g}": SampleConfig(w, "constant") for w in (1, 1.5, 2, 3, 4)},
@@ -887,8 +887,10 @@ def measure_guidance_schedules(setting: Setting) -> dict[str, Any]:
     study, values = study_of(setting), {}
     saved = [study.run(Variant(), seed)[-1] for seed in SEEDS]
     config = ScaleTransformer.from_pretrained(saved[0]).config
+    count = GUIDED_SAMPLES[torch.device(setting.device).type]
+    values |= rows({"each set": {"images": count}})
     for name, sampling in GUIDANCE.items():
-        how = {"sampling": sampling, "count": GUIDED_SAMPLES, "seed": 1}
+        how = {"sampling": sampling, "count": count, "seed": 1}
         runs = [study.measure(folder, **how) for folder in saved]
         keys = ("rel_fd", "kid_1000", "accuracy", "recall")
         values |= over_seeds(name, [{k: run[k] for k in keys} for run in runs])
