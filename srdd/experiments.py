@@ -285,6 +285,42 @@ def measure_guidance(setting: Setting) -> dict[str, Any]:
     return {"values": rows(measured)}
 
 
+TRUNCATIONS: dict[str, dict[str, tuple[float, float]]] = {
+    "temperature": {"0.8": (0.8, 0.8), "0.9": (0.9, 0.9), "1.1": (1.1, 1.1),
+                    "1 to 0.8": (1.0, 0.8), "0.8 to 1": (0.8, 1.0)},
+    "top_k": {"32": (32, 32), "64": (64, 64), "128": (128, 128),
+              "512 to 32": (512, 32), "32 to 512": (32, 512)},
+    "top_p": {"0.8": (0.8, 0.8), "0.9": (0.9, 0.9), "0.95": (0.95, 0.95),
+              "1 to 0.8": (1.0, 0.8), "0.8 to 1": (0.8, 1.0)},
+}  # fmt: skip
+"""Of each lever: what it is at the first and at the last scale, even steps between."""
+
+
+def measure_truncation(setting: Setting) -> dict[str, Any]:
+    """rel-FD by temperature, top k and top p, alike at all scales or changing."""
+    _, test = fashion(setting)
+    judge = shipped_judge(setting.device)
+    known = judge, Reference.of(judge, test), class_labels(SOME, len(test.classes))
+    pipe, values = pipeline("fashion", setting), {}
+    scales = len(pipe.tokenizer.schedule)
+    tried: dict[str, dict[str, Any]] = {"the law itself": {}}
+    for lever, ways in TRUNCATIONS.items():
+        kind = int if lever == "top_k" else float
+        for name, ends in ways.items():
+            steps = torch.linspace(*ends, scales, dtype=torch.float64).tolist()
+            numbers = tuple(kind(round(x, 6)) for x in steps)
+            tried[f"{lever} {name}"] = {lever: numbers}
+    seeds = [setting.seed + i for i in range(SAMPLING_SEEDS)]
+    for name, changes in tried.items():
+        runs = []
+        for seed in seeds:
+            told = replace(setting, seed=seed)
+            measure = partial(sample_quality, *known, pipe, told, **changes)
+            runs.append(told.part(f"truncation: {name}", measure))
+        values |= over_seeds(name, runs)
+    return {"values": values, "seeds": seeds}
+
+
 SOME = 2500
 KEPT = ("kid_1000", "kid_1000_se", "precision", "recall", "coverage")
 
@@ -913,6 +949,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "fashion-guidance": Experiment(
         "A moderate guidance weight is better than none.", measure_guidance
+    ),
+    "fashion-truncation": Experiment(
+        "Cutting the tail of the law is better than the law itself.",
+        measure_truncation,
     ),
     "fashion-loss": Experiment(
         "The Markovian model's tokens cost little more than its causal twin's.",
