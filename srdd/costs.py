@@ -128,8 +128,14 @@ def middle_flops(width: int, side: int) -> int:
     return 2 * block_flops(width, width, side) + map_attention_flops(width, side)
 
 # %% ../nbs/appendices/a7_costs.ipynb #decoder-flops
-def decoder_flops(config: TokenizerConfig) -> int:
-    """Operations from an accumulated map to one image."""
+def decoder_flops(config: TokenizerConfig, folded: bool = False) -> int:
+    """Operations from an accumulated map to one image.
+
+    Args:
+        config: sizes.
+        folded: as a CPU runs it without gradients: pixels that are doubled and then
+            smoothed take four ninths of that convolution (chapter 4).
+    """
     widths, z = config.decoder_widths, config.code_width
     side = config.schedule.sides[-1]
     total = conv_flops(z, z, side) + conv_flops(z, widths[-1], side)
@@ -143,7 +149,7 @@ def decoder_flops(config: TokenizerConfig) -> int:
                 total += map_attention_flops(outer, side)
         if level:
             side *= 2
-            total += conv_flops(outer, outer, side)
+            total += conv_flops(outer, outer, side, 2 if folded else 3)
         inner = outer
     return total + conv_flops(inner, config.image_channels, side)
 

@@ -95,16 +95,16 @@ class GenerationFlops:
 def generation_flops(
     model: TransformerConfig,
     tokenizer: TokenizerConfig,
-    sampling: SampleConfig | None = None,
+    sampling: SampleConfig | None = None, folded: bool = False,
 ) -> GenerationFlops:
     """What one image costs, decoder included.
 
     Args:
         model: sizes, mask, schedule and groups.
         tokenizer: sizes of the decoder.
-        sampling: where guidance acts, which doubles the rows of a scale; passes
-            over the scales. A group of scales runs with two rows if one of them
-            is guided.
+        sampling: where guidance acts, which doubles the rows of a scale, or of
+            its whole group; passes over the scales.
+        folded: as a CPU runs the decoder, see `srdd.costs.decoder_flops`.
     Source: the formulas of appendix A7, for one call of `srdd.sampling.sample`.
     """
     sampling, scales = sampling or SampleConfig(), len(model.schedule)
@@ -123,7 +123,7 @@ def generation_flops(
     lifts = quantizer_flops(tokenizer, model.schedule)
     if (plan := sampling.resampling) is not None and plan.law == "map":
         lifts += lifts // scales * sum(map(plan.passes_at, range(scales)))
-    return GenerationFlops(parts, lifts, decoder_flops(tokenizer))
+    return GenerationFlops(parts, lifts, decoder_flops(tokenizer, folded))
 
 # %% ../nbs/11_schedules.ipynb #shortened
 def shortened(

@@ -5,6 +5,7 @@ from itertools import islice
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from srdd.data import CounterSampler, fashion_slice
@@ -33,8 +34,10 @@ from srdd.distillation import (
 )
 from srdd.files import encode_images
 from srdd.likelihood import merge_cost
+from srdd.pipeline import Pipeline
 from srdd.quantization import MultiScaleQuantizer
-from srdd.sampling import SampleConfig, image_seeds, sample
+from srdd.resampling import resample
+from srdd.sampling import ResamplingPlan, SampleConfig, image_seeds, sample
 from srdd.scales import SHORT_256, VAR_256, ScaleSchedule, area_down
 from srdd.schedule_study import (
     CANDIDATES,
@@ -468,3 +471,28 @@ def test_the_screen_chooses_by_the_rule_that_its_module_states():
     final = finalists(values)
     assert final[0] == CANDIDATES[0] and CANDIDATES[2] in final
     assert len(final) == len(set(final)) <= 7
+
+
+CALLS = {
+    "law": SampleConfig(),
+    "linear": SampleConfig(2.0),
+    "ended early": SampleConfig(3.0, guidance_off=1),
+    "law of the map": SampleConfig(2.0, resampling=ResamplingPlan(passes=2, law="map")),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("model", ["fashion", "fashion-causal", "decoder-fast"])
+def test_a_call_on_a_cpu_costs_what_is_counted_of_it(model, name):
+    """The shipped models, sampled and painted for real."""
+    pipe = Pipeline.from_pretrained(model if "fashion" in model else "fashion")
+    if model == "fashion-causal" and name == "law of the map":
+        pytest.skip("a causal model has no such passes")
+    tokenizer = pipe.painters["fast"] if model == "decoder-fast" else pipe.tokenizer
+    how, count = {"config": CALLS[name], "seeds": range(20)}, 20
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        resample(pipe.transformer, tokenizer, [1] * count, **how)
+    sizes = pipe.transformer.config, tokenizer.config, CALLS[name]
+    made = generation_flops(*sizes, folded=True).total
+    assert made == pytest.approx(counter.get_total_flops() / count, rel=0.01)
+    assert made < generation_flops(*sizes).total
