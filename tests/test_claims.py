@@ -28,6 +28,7 @@ from srdd.claims import (
     propositions_hold,
     reach,
     saved,
+    told_apart,
     verdict,
     write_claims,
 )
@@ -233,6 +234,12 @@ def test_what_the_note_of_s4_says_is_what_the_records_say():
         seconds[f"{name}/{SECONDS}"]["mean"] for name in (CHOSEN, f"{WHOLE}, guided")
     )
     assert 0.8 < mine / full < 1
+
+
+def test_what_is_told_apart_is_what_chance_may_do_to_two_sets(tmp_path):
+    made = record(tmp_path, {"study size/x": GOOD})
+    wanted = 2.776 * (2 / 3) ** 0.5 * 0.01
+    assert float(told_apart("x")(made)) == pytest.approx(wanted, rel=0.02)
 
 
 def test_what_the_note_of_s6_says_is_what_the_record_says():
