@@ -35,9 +35,10 @@ from .metrics import (
     yardsticks,
 )
 from .pipeline import Pipeline, load_decoder
-from .presets import DECODERS, GRID, WIDE, chosen
+from .presets import DECODERS, EVERY, GRID, WIDE, chosen
 from .records import commit_id, read_record, single, spread, write_record
-from .sampling import SampleConfig, image_seeds, sample
+from .resampling import resample
+from .sampling import SampleConfig, image_seeds
 from .speed import fashion_suite, var_suite
 from .studies import (
     SEEDS,
@@ -384,17 +385,18 @@ def measure_presets(model: str, setting: Setting) -> dict[str, Any]:
         pipes[name] = Pipeline(slim, pipe.transformer, classes=pipe.classes)
 
     def quality(name: str, seed: int, decoder: str = "") -> dict[str, float]:
-        told, changes = replace(setting, seed=seed), asdict(GRID[name])
+        told, changes = replace(setting, seed=seed), vars(EVERY[name])
         painted = pipes[decoder]
         known = (judge, reference, labels, painted, told)
         measure = partial(sample_quality, *known, **changes)
         cost = generation_flops(
-            pipe.transformer.config, painted.tokenizer.config, GRID[name]
+            pipe.transformer.config, painted.tokenizer.config, EVERY[name]
         )
         part = told.part(f"preset of {model}: {name} {decoder}".rstrip(), measure)
         return part | {"flops": cost.total}
 
-    for name in GRID:
+    markov = pipe.transformer.config.mask == "markov"
+    for name in EVERY if markov else GRID:
         values |= rows({f"screen, {name}": quality(name, SCREEN_SEED)})
     seeds, runs = [setting.seed + i for i in range(SAMPLING_SEEDS)], {}
     settings = [(k, v, decoders.get(k, "")) for k, v in chosen(values).items()]
@@ -403,11 +405,11 @@ def measure_presets(model: str, setting: Setting) -> dict[str, Any]:
         values |= over_seeds(preset, [quality(name, seed, decoder) for seed in seeds])
 
         def run(name: str = name, decoder: str = decoder) -> None:
-            sample(
+            resample(
                 pipe.transformer,
                 pipes[decoder].tokenizer,
                 class_labels(64, len(test.classes)),
-                config=GRID[name],
+                config=EVERY[name],
                 seeds=image_seeds(0, 64),
             )
 

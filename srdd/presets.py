@@ -1,6 +1,6 @@
 """The named settings of the shipped models: what was tried, and which were chosen.
 
-`GRID` is screened with one sampling seed. From the screen `chosen` takes "balanced"
+`GRID`, and `PASSES` where it may be, is screened with one sampling seed. From the screen `chosen` takes "balanced"
 (the model's own settings), "best" (lowest rel-FD) and "fast" (lowest rel-FD among the
 cheap ones); those three are then measured again, with other seeds, each painted by the
 decoder that `DECODERS` says. ``srdd report`` writes them with their cost and quality into
@@ -10,13 +10,13 @@ the model's manifest. The record of a model is ``NAME-presets``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from .files import read_json, write_json
 from .records import Record
-from .sampling import SampleConfig
+from .sampling import ResamplingPlan, SampleConfig
 
 CHEAP = 0.85
 """A preset is fast if it needs at most this share of the default's operations."""
@@ -55,6 +55,14 @@ GRID: dict[str, SampleConfig] = {
     "not guided, temperature 0.8": SampleConfig(temperature=0.8),
 }
 
+PASSES: dict[str, SampleConfig] = {
+    "linear 3, 2 passes of the law of the map": replace(
+        BASE, resampling=ResamplingPlan((1, 2, 3, 4, 5), 2, "sequence", law="map")
+    ),
+}
+"""Tried on the Markovian model alone: a causal one can't be shown another map."""
+EVERY = GRID | PASSES
+
 
 def mean_of(record: Record | Mapping[str, Any], name: str, measure: str) -> float:
     """A value of the screen."""
@@ -63,18 +71,19 @@ def mean_of(record: Record | Mapping[str, Any], name: str, measure: str) -> floa
 
 
 def chosen(record: Record | Mapping[str, Any]) -> dict[str, str]:
-    """Preset to the row of `GRID` that the screen chose for it."""
+    """Preset to the row of `EVERY` that the screen chose for it."""
 
     def quality(name: str) -> float:
         return mean_of(record, name, "rel_fd")
 
-    first, *_ = GRID
+    values = record.values if isinstance(record, Record) else record
+    first, *_ = tried = [n for n in EVERY if f"screen, {n}/rel_fd" in values]
     limit = CHEAP * mean_of(record, first, "flops")
-    cheap = [name for name in GRID if mean_of(record, name, "flops") <= limit]
+    cheap = [name for name in tried if mean_of(record, name, "flops") <= limit]
     return {
         "fast": min(cheap, key=quality),
         "balanced": first,
-        "best": min(GRID, key=quality),
+        "best": min(tried, key=quality),
     }
 
 
@@ -85,7 +94,7 @@ def manifest_entry(record: Record) -> dict[str, Any]:
         keys = [key for key in record.values if key.startswith(f"{preset}/")]
         decoder = {"decoder": decoders[preset]} if preset in decoders else {}
         found[preset] = {
-            "sampling": asdict(GRID[name]),
+            "sampling": asdict(EVERY[name]),
             **decoder,
             "measured": {key.partition("/")[2]: record.text(key) for key in keys},
             "command": record.command,

@@ -7,7 +7,15 @@ import pytest
 
 from srdd.files import read_json, write_json
 from srdd.pipeline import Pipeline, sampling_from
-from srdd.presets import BASE, DECODERS, GRID, chosen, manifest_entry, write_presets
+from srdd.presets import (
+    BASE,
+    DECODERS,
+    GRID,
+    PASSES,
+    chosen,
+    manifest_entry,
+    write_presets,
+)
 from srdd.records import read_record, results_dir, single, spread, write_record
 
 
@@ -35,6 +43,15 @@ def test_balanced_is_the_default_best_the_lowest_fast_the_best_of_the_cheap():
         )
     )
     assert found == {"fast": NAMES[6], "balanced": NAMES[0], "best": NAMES[3]}
+
+
+def test_passes_are_chosen_only_where_they_were_screened():
+    (name,) = PASSES
+    values = screened(**{NAMES[6]: {"flops": 70.0}})
+    assert name not in chosen(values).values()
+    row = {"rel_fd": 0.1, "flops": 200.0}
+    values |= {f"screen, {name}/{key}": single(x) for key, x in row.items()}
+    assert chosen(values)["best"] == name and chosen(values)["balanced"] == NAMES[0]
 
 
 def test_the_manifest_says_what_the_record_says(tmp_path):
