@@ -8,6 +8,7 @@ from srdd.claims import (
     CHOSEN,
     CLAIMS,
     EACH,
+    MASKS,
     SECONDS,
     STEPS,
     WHOLE,
@@ -234,6 +235,16 @@ def test_what_the_note_of_s4_says_is_what_the_records_say():
         seconds[f"{name}/{SECONDS}"]["mean"] for name in (CHOSEN, f"{WHOLE}, guided")
     )
     assert 0.8 < mine / full < 1
+
+
+def test_what_the_note_of_s2_says_is_what_the_records_say():
+    record, colour = read_record("study-mask"), read_record("cifar10")
+    worse = [f"{MASKS}/{key}" for key in ("rel_fd", "kid_1000", "cross_entropy")]
+    better = [f"{MASKS}/{key}" for key in ("accuracy", "recall", "coverage")]
+    assert none_worse(worse, better)(record) and len(record.seeds) == 8
+    assert above(better[1], 0.0)(record)
+    assert record.values[worse[2]]["mean"] < 0
+    assert above(worse[2], 0.0)(colour)
 
 
 def test_what_is_told_apart_is_what_chance_may_do_to_two_sets(tmp_path):
