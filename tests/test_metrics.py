@@ -31,6 +31,7 @@ from srdd.metrics import (
     nearest_distance,
     neighbour_scores,
     paired_test,
+    radii,
     relative_fd,
     score,
     ssim,
@@ -469,7 +470,7 @@ def test_features_that_cannot_be_measured_are_refused():
         (lambda: kid(math.nan * cloud(30), cloud(30)), "x has NaN or infinity in 30"),
         (lambda: neighbour_scores(cloud(30), math.inf * cloud(30)), "fake has NaN"),
         (lambda: FeatureMoments.of(math.nan * cloud(30)), "NaN or infinity in 30"),
-        (lambda: fidelity([], []), "no images to compare"),
+        (lambda: fidelity([], []), "images has no images"),
         (lambda: list(in_batches(torch.full((1, 1, 4, 4), 3.0))), r"want \[-1, 1\]"),
         (lambda: list(in_batches(torch.full((1, 1, 4, 4), math.nan))), "nan"),
         (lambda: features_of(Thumbnail(), []), "no images"),
@@ -487,6 +488,46 @@ def test_features_that_cannot_be_measured_are_refused():
             "pair up, got batches .50.* and None",
         ),
         (lambda: inception_score(torch.zeros(19, 3)), "give more images"),
+        (lambda: inception_score(torch.zeros(40, 3), splits=1), "splits >= 2.*got 1"),
+        (lambda: inception_score(torch.zeros(40, 3), splits=0), "splits >= 2.*got 0"),
+        (lambda: mmd(math.nan * cloud(9), cloud(9)), "x has NaN or infinity in 9"),
+        (lambda: mmd(cloud(1), cloud(9)), "x has shape .1, .*give more images"),
+        (lambda: mmd(cloud(9, 4), cloud(9, 5)), "x and y have 4 and 5 features"),
+        (
+            lambda: neighbour_scores(cloud(9, 4), cloud(9, 5)),
+            "real and fake have 4 and 5 features",
+        ),
+        (
+            lambda: nearest_distance(cloud(9, 4), cloud(9, 5)),
+            "queries and points have 4 and 5 features",
+        ),
+        (lambda: radii(cloud(4), 4), "points has shape .4, .*n >= 5.*give more"),
+        (lambda: radii(cloud(4), 0), "k must be at least 1, got 0"),
+        (lambda: relative_fd(math.nan, 1.0), "distance finite, got 1.0 and nan"),
+        (lambda: relative_fd(1.0, math.inf), "unit must be positive"),
+        (
+            lambda: features_of(Thumbnail(), torch.zeros(0, 3, 16, 16)),
+            "shape .0, 3, 16, 16.: no images",
+        ),
+        (lambda: Reference.of(Thumbnail(), []), "images has no images"),
+        (
+            lambda: Reference.of(Thumbnail(), torch.zeros(0, 3, 16, 16)),
+            "shape .0, 3, 16, 16.: no images",
+        ),
+        (
+            lambda: accuracy(torch.zeros(3, 4), torch.tensor([0.0, 1.0, 2.0])),
+            "labels has .*float32.*integer class id",
+        ),
+        (
+            lambda: ssim(torch.full((1, 1, 12, 12), 2.0), torch.zeros(1, 1, 12, 12)),
+            r"fake have values 2..2, want \[-1, 1\]",
+        ),
+        (
+            lambda: ssim(
+                torch.zeros(1, 1, 12, 12), torch.full((1, 1, 12, 12), math.nan)
+            ),
+            "real have values nan",
+        ),
         (lambda: inception_score(torch.full((40, 3), math.nan)), "NaN"),
         (lambda: paired_test(torch.zeros(3), torch.zeros(4)), "want pairs"),
         (lambda: paired_test(torch.zeros(1), torch.zeros(1)), "n >= 2"),
