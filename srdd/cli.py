@@ -490,6 +490,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         features=args.features,
         train=train,
         count=args.count,
+        on_error=args.on_error,
+        upsample=args.upsample,
     )
 
 
@@ -1091,6 +1093,15 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--train", default=None, help="training images, to look for copies")
     p.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")
     p.add_argument("--count", type=int, help="samples (as many as real images)")
+    p.add_argument(
+        "--on-error",
+        default="raise",
+        choices=("raise", "skip"),
+        help="what to do with unreadable images (raise)",
+    )
+    p.add_argument(
+        "--upsample", action="store_true", help="accept images smaller than the model's"
+    )
     p.add_argument(
         "--features",
         choices=("judge", "efficientnet", "inception"),

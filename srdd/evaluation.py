@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,12 +71,19 @@ def class_order(known: tuple[str, ...], found: tuple[str, ...]) -> Tensor | None
     if len(found) == 1 and found != known:
         return None
     if sorted(known) != sorted(found):
-        other = [name for name in found if name not in known]
+        unlike = {
+            "unknown": [name for name in found if name not in known],
+            "missing": [name for name in known if name not in found],
+        }
+        said = [
+            f"{word}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+            for word, names in unlike.items()
+            if names
+        ]
         raise ValueError(
-            f"data has {len(found)} classes that are not the model's {len(known)} "
-            f"(unknown: {', '.join(other[:5]) or 'none'}; the model's: "
-            f"{', '.join(known[:5])}, ...); name the sub-folders alike, or put all "
-            "images into one folder without classes"
+            f"data has {len(found)} classes, want the {len(known)} of the model "
+            f"({'; '.join(said)}); name the sub-folders alike and add what is missing, "
+            "or put all images into one folder without classes"
         )
     return torch.tensor([known.index(name) for name in found])
 
@@ -95,6 +103,8 @@ def evaluate_model(
     features: str | None = None,
     train: str | None = None,
     count: int | None = None,
+    on_error: str = "raise",
+    upsample: bool = False,
 ) -> dict[str, Any]:
     """All measures of a model against real images, with floors and yardsticks.
 
@@ -105,6 +115,8 @@ def evaluate_model(
         features: name of the network; None takes the one that suits the images.
         train: the training images, to look for copies.
         count: samples; None makes as many as there are real images.
+        on_error: "raise" at the first unreadable image, or "skip" them.
+        upsample: accept images smaller than the model's.
     Returns:
         model, data, features, sets (a table of measures) and notes.
     Raises:
@@ -112,28 +124,38 @@ def evaluate_model(
     """
     pipe = Pipeline.from_pretrained(name, device=setting.device)
     shape = pipe.tokenizer.image_shape
-    size = {"root": setting.root, "side": shape[1], "channels": shape[0]}
-    real = open_images(data, **size)
-    if min(len(real), len(real) if count is None else count) < LEAST:
+    reading = {
+        "root": setting.root,
+        "side": shape[1],
+        "channels": shape[0],
+        "on_error": on_error,
+        "upsample": upsample,
+    }
+    real = open_images(data, **reading)
+    count = len(real) if count is None else count
+    if min(len(real), count) < LEAST:
         raise ValueError(
-            f"{len(real)} real images and {count or len(real)} samples; the measures "
-            f"need at least {LEAST} of each"
+            f"data has {len(real)} real images, count is {count} samples; the measures "
+            f"need at least {LEAST} of each: give more"
         )
     order = class_order(pipe.classes, real.classes)
     features = features or suited_features(shape, real.classes)
     net = feature_net(features, setting.device)
-    points = None if train is None else features_of(net, open_images(train, **size))
+    points = None if train is None else features_of(net, open_images(train, **reading))
     reference = Reference.of(net, real, points)
-    wanted = shuffled_labels(real, order, count or len(real), len(pipe.classes))
+    wanted = shuffled_labels(real, order, count, len(pipe.classes))
     known = None if order is None else order[real.labels]
     made = features_of(net, sampled(pipe, wanted, setting))
     lpips, missing = learned_distance(setting.device)
     passed = reconstructions(net, pipe.tokenizer, real, setting.device, lpips)
+    asked = None if order is None else wanted
+    bound = reference if count > net.width else replace(reference, unit=math.nan)
+    floors = halves(net, reference, known, made, asked)
     sets = {
-        "samples": score(net, made, reference, wanted if order is not None else None),
+        "samples": score(net, made, bound, asked),
         "reconstructed": score(net, passed.pop("features"), reference, known)
         | {key: value.mean().item() for key, value in passed.items()},
-        "real halves": halves(net, reference, known),
+        **floors,
         "blurred": score(net, reference.soft, reference, known),
         "noise": evaluate(net, noise_like(real), reference),
     }
@@ -147,11 +169,11 @@ def evaluate_model(
             row: shown(
                 found,
                 net.name,
-                len(real) - (found["images"] if row == "real halves" else 0),
+                len(real) // 2 if row in floors else len(real),
             )
             for row, found in sets.items()
         },
-        "notes": evaluation_notes(net, real, reference, order, train) + missing,
+        "notes": evaluation_notes(net, real, count, order, train) + missing,
     }
 
 
@@ -270,9 +292,22 @@ def reconstructions(
 
 
 def halves(
-    net: FeatureNet, reference: Reference, labels: Tensor | None
-) -> dict[str, float]:
-    """What one random half of the real images scores against the other."""
+    net: FeatureNet,
+    reference: Reference,
+    labels: Tensor | None,
+    made: Tensor,
+    asked: Tensor | None,
+) -> dict[str, dict[str, float]]:
+    """What scores against one random half of the real images.
+
+    Args:
+        net: the network of the reference.
+        reference: all real images, `labels` their classes, if they have any.
+        made: features of the samples, `asked` the classes they were made for.
+    Returns:
+        The rows of the other half, a floor, and of as many samples as it has images,
+        which is left out if there are fewer.
+    """
     one, two = permutation(len(reference.real), 0, 1).tensor_split(2)
     unit = math.nan
     if len(two) > reference.real.shape[1]:
@@ -281,28 +316,36 @@ def halves(
         )
         unit = frechet_distance(soft, real)
     half = Reference(reference.real[two], reference.soft[two], unit)
-    found = score(
-        net, reference.real[one], half, None if labels is None else labels[one]
-    )
-    if labels is not None and getattr(net, "foreign", False):
-        found["voted"] = voted_accuracy(
-            reference.real[one], labels[one], half.real, labels[two]
-        )
-    return found
+    some = permutation(len(made), 0, 2)[: len(one)]
+    sets = {
+        "real halves": (reference.real, labels, one),
+        "samples, as many as a half": (made, asked, some),
+    }
+    rows = {}
+    for name, (features, classes, chosen) in sets.items():
+        if len(chosen) < len(one):
+            continue
+        known = None if classes is None else classes[chosen]
+        rows[name] = score(net, features[chosen], half, known)
+        if labels is not None and getattr(net, "foreign", False):
+            rows[name]["voted"] = voted_accuracy(
+                features[chosen], known, half.real, labels[two]
+            )
+    return rows
 
 
 def evaluation_notes(
     net: FeatureNet,
     real: ImageSet,
-    reference: Reference,
+    count: int,
     order: Tensor | None,
     train: str | None,
 ) -> list[str]:
     """What a reader of the table has to know."""
     notes = [
         "Reconstructed: real images through the tokenizer. Real halves: one random "
-        "half against the other, a floor. Blurred: real images, by 0.7 pixels; their "
-        "FD is the unit of rel-FD.",
+        "half against the other, the floor of the samples that are as many as a half. "
+        "Blurred: real images, by 0.7 pixels; their FD is the unit of rel-FD.",
         "FD and rel-FD compare only at equal numbers of images and one network.",
     ]
     if net.name != "inception":
@@ -312,13 +355,19 @@ def evaluation_notes(
             "FID is to your images, not to the statistics of the published protocol "
             "(--statistics): no paper has a number to compare it with."
         )
-    if math.isnan(reference.unit):
+    bound = f"it needs more than the {net.width} features of {net.name}"
+    if len(real) <= net.width:
         notes.append(
-            f"No FD: {len(real)} real images, and it needs more than the {net.width} "
-            f"features of {net.name}. KID has no such bound."
+            f"No FD: {len(real)} real images, and {bound}. KID has no such bound."
         )
     elif len(real) // 2 <= net.width:
         notes.append("No FD of the halves: they have no more images than features.")
+    if count <= net.width < len(real):
+        notes.append(
+            f"No FD of the samples: {count}, and {bound}. KID has no such bound."
+        )
+    if count < len(real) - len(real) // 2:
+        notes.append(f"No floor for the samples: {count} are fewer than a half.")
     if order is None:
         notes.append("The data have no classes: no accuracy.")
     elif getattr(net, "foreign", False):

@@ -6,9 +6,11 @@ beside published ones.
 
 from __future__ import annotations
 
+import operator
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -280,8 +282,6 @@ class LPIPS(nn.Module):
                 f"want one shape (b, c, H, W) with sides from {self.least}, got {shape} "
                 f"and {tuple(real.shape)}"
             )
-        if not shape[0]:
-            raise ValueError("no images to compare")
         found = []
         for pair in zip(in_batches(fake, 16), in_batches(real, 16), strict=True):
             found.append(self.layers(*((as_colour(x) + 1) * 127.5 for x in pair)))
@@ -342,13 +342,8 @@ def moments_of(net: FeatureNet, images: Images) -> FeatureMoments:
     Raises:
         ValueError: no images, or images that cannot be measured.
     """
-    total = None
-    for batch in in_batches(images):
-        part = FeatureMoments.of(features_of(net, [batch]))
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("no images to measure")
-    return total
+    parts = (FeatureMoments.of(features_of(net, [x])) for x in in_batches(images))
+    return reduce(operator.add, parts)
 
 
 def interleave(parts: list[Tensor]) -> Tensor:

@@ -1,7 +1,9 @@
 """The command line, as a new user meets it: folders of photos, mistakes, JSON."""
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -307,8 +309,11 @@ def test_my_model_is_measured_on_my_own_images(trained, photos, many, capsys):
     found = run(*words)
     assert found["features"] == "thumbnail"
     sets = found["sets"]
-    columns = ["samples", "reconstructed", "real halves", "blurred", "noise"]
+    alike = "samples, as many as a half"
+    columns = ["samples", "reconstructed", "real halves", alike, "blurred", "noise"]
     assert list(sets) == columns
+    assert sets[alike]["images"] == 30 and "rel-FD" not in sets[alike]
+    assert set(sets[alike]) == set(sets["real halves"])
     assert sets["samples"]["images"] == 60 and sets["real halves"]["images"] == 30
     assert sets["blurred"]["rel-FD"] == pytest.approx(1)
     assert "rel-FD" not in sets["real halves"]  # 30 images, 48 features
@@ -438,14 +443,95 @@ def test_images_without_classes_are_measured_without_accuracy(trained, many):
     assert any("no classes" in note for note in found["notes"])
 
 
-def test_evaluation_refuses_other_classes_and_few_images(trained, photos, many, capsys):
-    few = ["eval", str(trained / "model"), "--data", str(photos)]
-    assert main(few) == 2
-    assert "need at least 40" in capsys.readouterr().err
+def cow_for_disc(many):
     (many / "disc").rename(many / "cow")
-    assert main(["eval", str(trained / "model"), "--data", str(many)]) == 2
+
+
+def broken_file(many):
+    (many / "disc" / "0.png").write_bytes(b"no image")
+
+
+def small_file(many):
+    Image.new("RGB", (12, 12)).save(many / "disc" / "0.png")
+
+
+@pytest.mark.parametrize(
+    ("damage", "options", "words"),
+    [
+        (cow_for_disc, (), ("(unknown: cow; missing: disc)", "folder without classes")),
+        (
+            lambda many: shutil.rmtree(many / "disc"),
+            (),
+            (
+                "data has 2 classes, want the 3",
+                "(missing: disc)",
+                "add what is missing",
+            ),
+        ),
+        (
+            lambda many: [shutil.rmtree(many / n) for n in ("disc", "square")],
+            (),
+            ("data has 20 real images, count is 20", "at least 40 of each: give more"),
+        ),
+        (lambda many: None, ("--count", "0"), ("count is 0 samples", "at least 40")),
+        (lambda many: None, ("--count", "39"), ("count is 39 samples", "at least 40")),
+        (broken_file, (), ("0.png cannot be read", "skip")),
+        (small_file, (), ("0.png is 12x12, want at least 16", "upsample")),
+    ],
+)
+def test_evaluation_refuses_with_a_sentence(
+    trained, many, damage, options, words, capsys
+):
+    damage(many)
+    assert main(["eval", str(trained / "model"), "--data", str(many), *options]) == 2
     said = capsys.readouterr().err
-    assert "unknown: cow" in said and "folder without classes" in said
+    assert all(word in said for word in words), said
+
+
+@pytest.mark.parametrize(
+    ("damage", "option", "images"),
+    [(broken_file, ("--on-error", "skip"), 59), (small_file, ("--upsample",), 60)],
+)
+def test_evaluation_has_the_options_that_its_errors_name(
+    trained, many, damage, option, images
+):
+    damage(many)
+    found = run("eval", trained / "model", "--data", many, *option)
+    assert found["sets"]["reconstructed"]["images"] == images
+
+
+@pytest.mark.parametrize(
+    ("real", "count", "with_fd"),
+    [(60, 44, {"reconstructed", "blurred", "noise"}), (45, 60, set())],
+)
+def test_evaluation_drops_fd_where_images_are_few(trained, many, real, count, with_fd):
+    for path in sorted(many.glob("*/*.png"))[real:]:
+        path.unlink()
+    found = run("eval", trained / "model", "--data", many, "--count", count)
+    assert found["sets"]["samples"]["images"] == count
+    rows = {name for name, row in found["sets"].items() if "rel-FD" in row}
+    assert rows == with_fd
+    few = "real images" if real < count else f"of the samples: {count}"
+    assert any(note.startswith("No FD") and few in note for note in found["notes"])
+
+
+def test_samples_stand_beside_the_floor_of_their_number(trained, many, monkeypatch):
+    class Small(Thumbnail):
+        """Twelve features, fewer than images in a half."""
+
+        width = 12
+
+        def __call__(self, images):
+            return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
+
+    monkeypatch.setitem(NETS, "efficientnet", Small)
+    (many / "disc" / "0.png").unlink()
+    words = ("eval", trained / "model", "--data", many, "--count")
+    sets = run(*words, 59)["sets"]
+    alike, floor = sets["samples, as many as a half"], sets["real halves"]
+    assert alike["images"] == floor["images"] == 30
+    fd = "FD (thumbnail)"
+    assert alike.get(fd, 0) > floor.get(fd, math.inf), (alike, floor)
 
 
 @pytest.mark.parametrize(
