@@ -51,7 +51,8 @@ def check_each(
         ValueError: naming the setting, what was wanted and what was given.
     """
     numbers = value if isinstance(value, tuple) else (value,)
-    if not numbers or not all(math.isfinite(x) and fits(x) for x in numbers):
+    good = numbers and all(isinstance(x, int | float) for x in numbers)
+    if not good or not all(math.isfinite(x) and fits(x) for x in numbers):
         raise ValueError(f"{name} must be {wanted}, or a tuple of such, got {value}")
 
 
@@ -155,6 +156,8 @@ class SampleConfig:
     resampling: ResamplingPlan | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.resampling, ResamplingPlan | None):
+            raise ValueError(f"resampling must be a plan, got {self.resampling!r}")
         check_each("guidance", self.guidance, math.isfinite, "a finite number")
         if self.guidance_rule not in GUIDANCE_RULES:
             raise ValueError(
@@ -556,3 +559,8 @@ def check_pair(
                 raise ValueError(
                     f"{name} has {len(value)} numbers, the schedule {scales} scales"
                 )
+    asked = getattr(config.resampling, "scales", None) or ()
+    beyond = [k for k in asked if k >= scales]
+    if beyond or config.guidance_off > scales:
+        what = f"scales {beyond}" if beyond else f"guidance_off {config.guidance_off}"
+        raise ValueError(f"{what} of a schedule with {scales} scales, counted from 0")

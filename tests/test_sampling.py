@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from srdd.quantization import Step
+from srdd.resampling import resample
 from srdd.sampling import (
     RESAMPLING_LAWS,
     RESAMPLING_RULES,
@@ -493,3 +494,19 @@ def test_presets_are_the_published_settings_in_our_convention():
     assert sampling_preset("plain") == SampleConfig()
     with pytest.raises(ValueError, match="one of plain, .* got 'fid'"):
         sampling_preset("fid")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: SampleConfig(resampling={"passes": 1}), "resampling must be a plan"),
+        (lambda: SampleConfig([1.0, 2.0]), "guidance must be a finite number"),
+        (lambda: SampleConfig(top_k="5"), "top_k must be an integer"),
+        (lambda: SampleConfig(resampling=ResamplingPlan((9,))), r"scales \[9\]"),
+        (lambda: SampleConfig(2.0, guidance_off=9), "guidance_off 9 of a schedule"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(make, said):
+    model, tokenizer = pair()
+    with pytest.raises(ValueError, match=said):
+        resample(model, tokenizer, [0], config=make(), seeds=[1])
