@@ -407,7 +407,7 @@ CLAIMS = (
         ),
         note="Markovian minus causal, seed by seed. No measure is worse beyond chance; "
         "recall and cross-entropy are a little better. With the first three seeds KID and "
-        "accuracy looked worse, once beyond chance and, on another processor, not: five "
+        "accuracy looked worse, in one run beyond chance and in a later one not: five "
         "were added, and the verdict is that of all eight. On CIFAR-10 the cross-entropy is "
         "worse, beyond chance: chapter 7. " + OTHERS,
     ),
