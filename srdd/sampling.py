@@ -271,7 +271,10 @@ def kept_codes(
 ) -> tuple[Tensor, Tensor | None]:
     """What `filter_logits` leaves, without most of what it removes.
 
-    Args, errors: as there. Of more than 64 ties the others are removed.
+    Of more than 64 ties of the last code the others are removed.
+
+    Args:
+        logits, top_k, top_p: as there.
     Returns:
         Logits, ``(..., m)``, and the ids of their codes, the largest first.
         Without a top k the logits of `filter_logits`, and None.
