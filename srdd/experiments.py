@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from .data import ImageSet, digest, open_images, permutation
-from .distillation import generation_flops
+from .distillation import generation_flops, shortened
 from .fast import Timing
 from .features import feature_net, shipped_judge, train_judge
 from .files import encode_images, read_json, resolve_model, write_json
@@ -58,7 +58,7 @@ from .training import scale_cross_entropy
 from .transformer import ScaleTransformer
 
 BATCH, MARKS = 250, 4
-SAMPLING_SEEDS = 3
+SAMPLING_SEEDS, SOME = 3, 2500
 PAIR = {"Markovian": "fashion", "causal twin": "fashion-causal"}
 
 
@@ -270,20 +270,31 @@ def measure_quality(setting: Setting) -> dict[str, Any]:
     return {"values": values | rows(measured), "seeds": seeds}
 
 
+WEIGHTS = {
+    "linear": (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0),
+    "constant": (1.0, 1.25, 1.5, 2.0, 3.0),
+}
+
+
 def measure_guidance(setting: Setting) -> dict[str, Any]:
-    """rel-FD against the guidance weight, on 2,500 samples."""
+    """rel-FD against the guidance weight, on 2,500 samples of three seeds."""
     train, test = fashion(setting)
     judge = shipped_judge(setting.device)
     reference = compared_with(judge, train, test)
-    labels = class_labels(2500, len(test.classes))
-    pipe, measured = pipeline("fashion", setting), {}
-    for rule in ("linear", "constant"):
-        for weight in (1.0, 1.25, 1.5, 2.0, 3.0):
-            name, changes = f"{rule} {weight}", {"guidance_rule": rule}
-            known = (judge, reference, labels, pipe, setting)
-            measure = partial(sample_quality, *known, guidance=weight, **changes)
-            measured[name] = setting.part(f"guidance {name}", measure)
-    return {"values": rows(measured)}
+    labels = class_labels(SOME, len(test.classes))
+    pipe, values = pipeline("fashion", setting), {}
+    seeds = [setting.seed + i for i in range(SAMPLING_SEEDS)]
+    for rule, weights in WEIGHTS.items():
+        for weight in weights:
+            name, runs = f"{rule} {weight}", []
+            for seed in seeds:
+                told = replace(setting, seed=seed)
+                known = (judge, reference, labels, pipe, told)
+                changes = {"guidance": weight, "guidance_rule": rule}
+                measure = partial(sample_quality, *known, **changes)
+                runs.append(told.part(f"guidance {name}", measure))
+            values |= over_seeds(name, runs)
+    return {"values": values, "seeds": seeds}
 
 
 TRUNCATIONS: dict[str, dict[str, tuple[float, float]]] = {
@@ -322,7 +333,6 @@ def measure_truncation(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": seeds}
 
 
-SOME = 2500
 KEPT = ("kid_1000", "kid_1000_se", "precision", "recall", "coverage")
 
 
@@ -568,34 +578,53 @@ def measure_var_gpu(setting: Setting) -> dict[str, Any]:
     return {"values": values, "tier": "full scale"}
 
 
-STUDY_VARIANTS = {
-    "study size": Variant(),
-    "half the steps": Variant(steps=500),
-    "half the width": Variant(width=32, heads=1),
+STUDY_SIZES: dict[str, tuple[Variant, tuple[int, ...] | None]] = {
+    "study size": (Variant(), None),
+    "smaller network": (Variant(width=32, heads=1, steps=500), None),
+    "fewer maps": (Variant(), (1, 4, 8)),
 }
+"""A network with its training, and sides of the token maps; None has them all."""
+HALVES = ("half the steps", "half the width")
 
 
-def study_of(setting: Setting) -> Study:
-    """The study of the shipped tokenizer's tokens, with its work folder."""
+def study_of(setting: Setting, sides: Sequence[int] | None = None) -> Study:
+    """The study of the shipped tokenizer's tokens, of some sides or of all."""
+    whole = Tokenizer.from_pretrained("fashion").schedule
     return Study(
         setting.work,
         root=setting.root,
+        schedule=shortened(whole, sides) if sides else None,
         device=setting.device,
         progress=setting.progress,
     )
 
 
+def halved(variant: Variant) -> dict[str, Variant]:
+    """A variant with half of its training steps, and with half of its width."""
+    narrow = {"width": variant.width // 2, "heads": max(1, variant.heads // 2)}
+    changes = ({"steps": variant.steps // 2}, narrow)
+    each = (replace(variant, **change) for change in changes)
+    return dict(zip(HALVES, each, strict=True))
+
+
 def measure_study_size(setting: Setting) -> dict[str, Any]:
-    """Half the steps and half the width against the study size, three seeds."""
-    study, values, runs = study_of(setting), {}, {}
-    for name, variant in STUDY_VARIANTS.items():
-        saved = [study.run(variant, seed)[-1] for seed in SEEDS]
-        runs[name] = [study.measure(s) | cross_entropy(study, s) for s in saved]
-        values |= over_seeds(name, runs[name])
-    for other in ("half the steps", "half the width"):
-        for key in ("rel_fd", "kid_1000", "cross_entropy"):
-            found = resolution(runs["study size"], runs[other], key)
-            values |= {f"{other} against study size/{k}": v for k, v in found.items()}
+    """Half the steps and half the width at the study size and at smaller ones."""
+    values: dict[str, Any] = {}
+    for size, (whole, sides) in STUDY_SIZES.items():
+        study, runs = study_of(setting, sides), {}
+        short = "" if size == "study size" else f"{size}, "
+        halves = {f"{short}{name}": v for name, v in halved(whole).items()}
+        for name, variant in ({size: whole} | halves).items():
+            saved = [study.run(variant, seed)[-1] for seed in SEEDS]
+            runs[name] = [study.measure(s) | cross_entropy(study, s) for s in saved]
+            values |= over_seeds(name, runs[name])
+        for name in halves:
+            for key in ("rel_fd", "kid_1000", "cross_entropy"):
+                found = resolution(runs[size], runs[name], key)
+                values |= {f"{name} against {size}/{k}": v for k, v in found.items()}
+        step = study.step_seconds({size: whole})[size]
+        key = f"{size}/{clock(study.device)} seconds of a training"
+        values[key] = single(step * whole.steps)
     return {"values": values, "seeds": list(SEEDS)}
 
 
@@ -800,6 +829,29 @@ def measure_schedule_seeds(setting: Setting) -> dict[str, Any]:
     return {"values": values, "curves": curves, "seeds": list(SEEDS)}
 
 
+def measure_schedule_quality(setting: Setting) -> dict[str, Any]:
+    """All measures of what the screen chose and of its best lists, guided."""
+    from . import schedule_study as study
+
+    every, values = study.Schedules(setting.work, setting.root, setting.device), {}
+    screen = read_record("schedules").values
+    setups = [study.Setup(candidate) for candidate in study.finalists(screen)]
+    setups += study.chosen(screen).values()
+    runs = {
+        setup: [every.measured(setup, seed, every=True) for seed in SEEDS]
+        for setup in dict.fromkeys(setups)
+    }
+    runs = {setup: kept_measures(found, "coverage") for setup, found in runs.items()}
+    base, *others = runs
+    for setup, found in runs.items():
+        values |= over_seeds(setup.name, found)
+    for setup in others:
+        pairs = zip(runs[setup], runs[base], strict=True)
+        gaps = [{key: a[key] - b[key] for key in a} for a, b in pairs]
+        values |= over_seeds(f"{setup.name}, minus the full list", gaps)
+    return {"values": values, "seeds": list(SEEDS)}
+
+
 def measure_schedule_seconds(setting: Setting) -> dict[str, Any]:
     """Seconds of 64 images for all settings of the screen, timed in turn."""
     from . import schedule_study as study
@@ -932,7 +984,7 @@ def measure_guidance_schedules(setting: Setting) -> dict[str, Any]:
     for name, sampling in GUIDANCE.items():
         how = {"sampling": sampling, "count": count, "seed": 1}
         runs = [study.measure(folder, **how) for folder in saved]
-        keys = ("rel_fd", "kid_1000", "accuracy", "recall")
+        keys = ("rel_fd", "kid_1000", "accuracy", "recall", "coverage")
         values |= over_seeds(name, [{k: run[k] for k in keys} for run in runs])
         made = generation_flops(config, study.tokenizer.config, sampling)
         values |= rows({name: {"transformer_flops": made.transformer.total}})
@@ -999,6 +1051,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "schedule-seeds": Experiment(
         "All levers save at least 20 % of the compute within the seed spread.",
         measure_schedule_seeds,
+    ),
+    "schedule-quality": Experiment(
+        "What the schedule study chose is as good as the full list by every measure.",
+        measure_schedule_quality,
     ),
     "schedule-seconds": Experiment(
         "A shorter schedule saves seconds too.",

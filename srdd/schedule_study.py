@@ -337,8 +337,17 @@ class Schedules:
             tokenizer = with_schedule(self.slim(slim), tokenizer.schedule)
         return tokenizer.to(memory_format=torch.channels_last)
 
-    def measured(self, setup: Setup, seed: int) -> dict[str, float]:
-        """Quality of samples of one training seed, and the operations of an image."""
+    def measured(
+        self, setup: Setup, seed: int, every: bool = False
+    ) -> dict[str, float]:
+        """Quality of samples of one training seed, and the operations of an image.
+
+        Args:
+            setup: what is sampled.
+            seed: of the training.
+            every: with all measures of `srdd.metrics.score`, which on a CPU take
+                longer than rel-FD and accuracy alone.
+        """
         study, saved = self.study(setup.candidate), self.trained(setup.candidate, seed)
         sampling, painter = WAYS[setup.way], self.painter(study, setup.slim)
 
@@ -347,14 +356,17 @@ class Schedules:
             tokens = study.draws(saved, sampling, SAMPLES)
             parts = zip(*(ids.split(250) for ids in tokens), strict=True)
             images = (painter.decode([x.to(self.device) for x in p]) for p in parts)
-            features = features_of(study.judge, images)
             labels = torch.arange(SAMPLES) % len(study.test.classes)
+            if every:
+                return study.judged(images, labels)
+            features = features_of(study.judge, images)
             answers = study.judge.classify(features.to(self.device))
             return study.scores(features) | {"accuracy": accuracy(answers, labels)}
 
         facts = [asdict(sampling), SAMPLES, asdict(painter.config)]
         mark = digest(json.dumps([*facts, setup.slim and asdict(SLIM)]))[:12]
-        quality = study.kept(saved / f"painted-{mark}.json", found)
+        name = "judged" if every else "painted"
+        quality = study.kept(saved / f"{name}-{mark}.json", found)
         classes = len(study.test.classes)
         config = self.variant(setup.candidate).config(study.tokenizer, classes)
         cost = generation_flops(config, painter.config, sampling)
