@@ -971,6 +971,12 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
     p.add_argument("--top-k", **each, help="most likely codes kept; 0 all")
     p.add_argument("--top-p", **each, help="probability kept; 1 all")
     p.add_argument("--temperature", **each, help="divides the logits")
+    p.add_argument(
+        "--back-to",
+        type=int,
+        metavar="K",
+        help="when all scales are drawn, go back to scale K, from 0, and draw on",
+    )
     plan = p.add_argument_group("passes that draw tokens again (chapter 10)")
     plan.add_argument("--passes", dest="pass_passes", **each, help="after the first")
     plan.add_argument("--rule", dest="pass_rule", help="which tokens: sequence, ...")

@@ -60,6 +60,7 @@ def transformer_flops(
     guided: bool | Sequence[bool] = True,
     conditions: int = 1,
     dense: bool = False,
+    runs: Sequence[int] | None = None,
 ) -> TransformerFlops:
     """Operations to predict all tokens of one image.
 
@@ -69,14 +70,17 @@ def transformer_flops(
         guided: rows with and without the class, for all scales or each.
         conditions: times the modulation is computed, per row.
         dense: count all pairs, as a mask matrix over the sequence does.
+        runs: how often each scale is run; None runs each once.
     Returns:
         Operations by part; two for a multiply-add.
     Raises:
-        ValueError: `guided` of another length than the schedule.
+        ValueError: `guided` or `runs` of another length than the schedule.
     Source: Kaplan et al. 2020, section 2.1, without its approximations.
     """
     schedule = schedule or config.schedule
-    rows = rows_of(guided, len(schedule))
+    both = rows_of(guided, len(schedule))
+    runs = [1] * len(both) if runs is None else runs
+    rows = [r * n for r, n in zip(both, runs, strict=True)]
     d, layers, first = config.width, config.depth, schedule.counts[0]
     met = pairs(schedule, config.mask)
     if dense:
@@ -88,7 +92,7 @@ def transformer_flops(
     hidden = round(d * config.mlp_ratio)
     return TransformerFlops(
         inputs=2 * (tokens - rows[0] * first) * config.code_width * d,
-        modulation=2 * max(rows) * conditions * vectors * d * d,
+        modulation=2 * max(both) * conditions * vectors * d * d,
         projections=8 * tokens * d * d * layers,
         attention=4 * seen * d * layers,
         mlp=4 * tokens * d * hidden * layers,

@@ -265,8 +265,10 @@ def replayed(
     Raises:
         ValueError: networks elsewhere, or passes, which wait for values.
     """
-    if config.resampling is not None:
-        raise ValueError("config.resampling cannot be recorded; set it to None")
+    if not config.once:
+        raise ValueError(
+            "config.resampling and config.back_to cannot be recorded; set them to None"
+        )
 
     def run(labels: Tensor, seeds: Tensor) -> Sampled:
         chooser = ScaleSampler(model, tokenizer.quantize, labels, seeds, config)
@@ -410,10 +412,10 @@ class PlainSampler(PlainBlocks):
     ) -> None:
         super().__init__(model)
         shape, each = model.config, (config.top_k, config.top_p, config.temperature)
-        if shape.mask == "band" or shape.groups or config.resampling:
+        if shape.mask == "band" or shape.groups or not config.once:
             raise ValueError(
                 "the usual algorithm draws scale by scale with the mask 'causal' or "
-                f"'markov', got {shape.mask!r}, {shape.groups}, {config.resampling}"
+                f"'markov', got {shape.mask!r}, {shape.groups}, {config}"
             )
         if config.temperature != 1 or any(isinstance(x, tuple) for x in each):
             raise ValueError(f"the usual algorithm has no such settings: {config}")

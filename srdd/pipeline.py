@@ -294,7 +294,7 @@ class Pipeline:
         """
         own = preset if preset in self.painters else ""
         tokenizer = self.painters.get(own, self.tokenizer)
-        if self.graphs is None or hook is not None or config.resampling is not None:
+        if self.graphs is None or hook is not None or not config.once:
             networks = self.transformer, tokenizer
             return resample(*networks, ids, config=config, seeds=seeds, callback=hook)
         labels = sample_labels(self.transformer, ids, len(seeds)).to(self.device)
@@ -313,7 +313,7 @@ class Pipeline:
     def enable_cuda_graphs(self, fused: bool = False) -> Pipeline:
         """Record each batch size and setting once, and launch the record after that.
 
-        Calls with a callback, or with passes, run as before. Weights may change in
+        Calls with a callback, with passes or a way back, run as before. Weights may change in
         place; after `to` or another load, call this again.
 
         Args:

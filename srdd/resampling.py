@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ORDERS', 'RULES', 'Law', 'LAWS', 'Draft', 'largest', 'radical_inverse', 'halton_rank', 'random_order', 'even_order',
-           'ScaleState', 'head_law', 'map_law', 'same_law', 'check_law', 'Resampler', 'law_entropy', 'resample',
+           'ScaleState', 'head_law', 'map_law', 'same_law', 'check_plan', 'Resampler', 'law_entropy', 'resample',
            'hide_tokens', 'last_rows', 'hidden_means', 'MaskTask', 'MaskHeadTask', 'with_mask_head',
            'hidden_cross_entropy', 'step_back', 'pass_flops']
 
 # %% ../nbs/10_resampling.ipynb #exported-imports
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -166,13 +166,21 @@ Law = Callable[[ScaleSampler, ScaleState, Tensor, Tensor], Tensor]
 LAWS: dict[str, Law] = {"head": head_law, "map": map_law, "same": same_law}
 
 # %% ../nbs/10_resampling.ipynb #check-law
-def check_law(config: TransformerConfig, law: str) -> None:
-    """Refuse a law of redraws that a model does not have.
+def check_plan(config: TransformerConfig, sampling: SampleConfig) -> None:
+    """Refuse passes or a way back that a model cannot follow.
 
     Raises:
-        ValueError: "head" without a mask head, or "map" with a mask that is
-            not Markovian, whose keys of a scale are written once.
+        ValueError: law "head" without a mask head, or "map" with a mask that is
+            not Markovian, whose keys of a scale are written once; a `back_to`
+            at which no pass begins.
     """
+    starts = sorted(set(config.seen))
+    if sampling.back_to not in (None, *starts):
+        raise ValueError(
+            f"back_to must be one of {starts}, where a pass begins, got "
+            f"{sampling.back_to}"
+        )
+    law = getattr(sampling.resampling, "law", None)
     if law == "head" and not config.mask_blocks:
         raise ValueError(
             "law 'head' needs a mask head, and this model has none: train one with "
@@ -201,8 +209,18 @@ class Resampler(ScaleSampler):
         super().__init__(*rest)
         self.given, self.first = given, attempt << 10
         self.plan = self.config.resampling
-        if self.plan is not None:
-            check_law(self.model.config, self.plan.law)
+        check_plan(self.model.config, self.config)
+
+    def steps(self) -> Iterator[Step]:
+        """Draw all scales, and some once more if the config goes back to one."""
+        for step in super().steps():
+            yield step
+        if (to := self.config.back_to) is not None:
+            coded = islice(self.quantize.encode_steps(step.f_hat), to)
+            self.given = tuple(step.tokens for step in coded)
+            self.first += 1 << 10
+            self.cache.buffers.clear()  # a causal model writes its keys anew
+            yield from super().steps()
 
     def choose(self, k: int, f_hat: Tensor) -> Tensor:
         """Draw the tokens of scale k, and draw some of them again."""
@@ -264,11 +282,11 @@ def resample(
     seeds: Tensor | Sequence[int],
     callback: Callable[[Step], None] | None = None,
 ) -> Sampled:
-    """Images of the given classes, with the passes of ``config.resampling``.
+    """Images of the given classes, with passes over scales and a way back.
 
     Args:
         model, tokenizer, labels, config, seeds: as for `srdd.sampling.sample`,
-            which this is if the config has no plan.
+            which this is if the config has neither `resampling` nor `back_to`.
         callback: called after each draw and each pass with its `Step`.
     Returns:
         Images, tokens, and a trace with one entry per draw and pass.
@@ -453,12 +471,16 @@ def step_back(
         to: the first scale to draw; 0 draws all of them.
         attempt: which noise; 0 is that of a first run.
     Raises:
-        ValueError: `to` is no scale at which a pass begins.
+        ValueError: `to` is no scale at which a pass begins; tokens of another
+            number of images than seeds.
     Source: chapter 10, section 7.
     """
     if to not in set(model.config.seen):
         starts = sorted(set(model.config.seen))
         raise ValueError(f"to must be one of {starts}, where a pass begins, got {to}")
+    if any(len(scale) != len(seeds) for scale in tokens):
+        each = [len(scale) for scale in tokens]
+        raise ValueError(f"tokens of {each} images per scale, want {len(seeds)}")
     quantize = tokenizer.quantize
     coded = islice(quantize.encode_steps(quantize.decode(list(tokens))), to)
     given = tuple(step.tokens for step in coded)
@@ -486,7 +508,8 @@ def pass_flops(
     if plan is None or plan.law == "same":
         return TransformerFlops(0, 0, 0, 0, 0, 0)
     counts, d = config.schedule.counts, config.width
-    runs = [plan.passes_at(k) * (1 + g) for k, g in enumerate(guided)]
+    often = [plan.passes_at(k) * sampling.rounds(k) for k in range(len(guided))]
+    runs = [n * (1 + g) for n, g in zip(often, guided, strict=True)]
     tokens = sum(n * c for n, c in zip(runs, counts, strict=True))
     met = sum(n * c * c for n, c in zip(runs, counts, strict=True))
     whole = plan.law == "map"

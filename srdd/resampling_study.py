@@ -555,9 +555,7 @@ class Passes:
         name = digest(repr((sampling, count, tuple(to), seed)))[:12]
         kept = self.plain.kept(saved / f"back-{name}.json", measured)
         for k in to:
-            again = ResamplingPlan(tuple(range(k, len(config.schedule))), law="map")
-            twice = replace(sampling, resampling=again)  # these scales once more
-            found[k] = kept[str(k)] | self.cost(config, twice)
+            found[k] = kept[str(k)] | self.cost(config, replace(sampling, back_to=k))
         return found
 
     def chain(self, saved: Path, gate: str, seed: int) -> dict[int, dict[str, float]]:

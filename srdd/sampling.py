@@ -6,7 +6,7 @@
 __all__ = ['GUIDANCE_RULES', 'RESAMPLING_RULES', 'RESAMPLING_LAWS', 'SAMPLING_PRESETS', 'TIES', 'NOISE_PART', 'at_scale',
            'check_each', 'is_count', 'ResamplingPlan', 'SampleConfig', 'sampling_preset', 'guide', 'smallest_kept',
            'filter_logits', 'kept_codes', 'image_seeds', 'full_precision', 'gumbel_noise', 'ScaleTrace', 'Sampled',
-           'ScaleSampler', 'sample', 'sample_labels', 'check_pair']
+           'ScaleSampler', 'sample', 'sample_labels', 'check_pair', 'check_settings']
 
 # %% ../nbs/09_sampling.ipynb #exported-imports
 import math
@@ -25,6 +25,7 @@ from .tokenizer import Tokenizer
 from srdd.transformer import (
     Condition,
     ScaleTransformer,
+    TransformerConfig,
     check_labels,
     map_rows,
 )
@@ -141,6 +142,8 @@ class SampleConfig:
             top_k; 1 keeps all. Or per scale.
         temperature: divides the logits. Or per scale.
         resampling: passes that draw tokens of a scale again; None is none.
+        back_to: a scale, from 0; when all are drawn, the map is coded anew with
+            the scales before it, and the rest is drawn once more (chapter 10).
     Raises:
         ValueError: a number out of its range, an unknown rule.
     Source: Ho and Salimans 2022; VAR's weight t is w - 1. Chapter 9.
@@ -154,6 +157,7 @@ class SampleConfig:
     temperature: float | tuple[float, ...] = 1.0
     guidance_off: int = 0
     resampling: ResamplingPlan | None = None
+    back_to: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.resampling, ResamplingPlan | None):
@@ -164,13 +168,26 @@ class SampleConfig:
                 f"guidance_rule must be one of {GUIDANCE_RULES}, "
                 f"got {self.guidance_rule!r}"
             )
-        low, high = self.interval
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"interval must lie in [0, 1], got {self.interval}")
-        check_each("guidance_off", (self.guidance_off,), is_count, "an integer >= 0")
+        ends = tuple(self.interval)
+        if len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= 1:
+            raise ValueError(
+                f"interval must be two numbers in [0, 1], low and high, got {ends}"
+            )
+        for name in ("guidance_off", "back_to"):
+            number = getattr(self, name) or 0
+            check_each(name, (number,), is_count, "an integer >= 0")
         check_each("top_k", self.top_k, is_count, "an integer >= 0")
         check_each("top_p", self.top_p, lambda x: 0 < x <= 1, "in (0, 1]")
         check_each("temperature", self.temperature, lambda x: x > 0, "positive")
+
+    @property
+    def once(self) -> bool:
+        """Whether every scale is drawn once: no passes, no way back."""
+        return self.resampling is None and self.back_to is None
+
+    def rounds(self, k: int) -> int:
+        """How often scale k gets a first draw: twice from `back_to` on."""
+        return 1 + (self.back_to is not None and k >= self.back_to)
 
     def weight(self, k: int, scales: int) -> float:
         """Guidance weight of scale k of `scales`."""
@@ -467,17 +484,22 @@ class ScaleSampler:
         self.trace.append(ScaleTrace(k, self.weights[k], drawn))
         return tokens
 
+    def steps(self) -> Iterator[Step]:
+        """Draw one scale after another."""
+        return self.quantize.steps(self.choose, len(self.seeds))
+
     def run(
         self, tokenizer: Tokenizer, callback: Callable[[Step], None] | None = None
     ) -> Sampled:
         """Draw every scale and decode the map; the host waits for no value."""
-        tokens = []
+        drawn: dict[int, Tensor] = {}  # a scale that is drawn twice counts once
         with full_precision():
-            for step in self.quantize.steps(self.choose, len(self.seeds)):
-                tokens.append(step.tokens)
+            for step in self.steps():
+                drawn[step.k] = step.tokens
                 if callback is not None:
                     callback(step)
-            return Sampled(tokenizer.decode_map(step.f_hat), tokens, self.trace)
+            images = tokenizer.decode_map(step.f_hat)
+        return Sampled(images, list(drawn.values()), self.trace)
 
 # %% ../nbs/09_sampling.ipynb #sample
 @torch.no_grad()
@@ -521,8 +543,10 @@ def sample(
     model.eval()
     try:
         chooser = sampler(model, tokenizer.quantize, ids, seeds, config, callback)
-        if config.resampling is not None and not chooser.makes_passes:
-            raise ValueError("config.resampling needs srdd.resampling.resample")
+        if not (config.once or chooser.makes_passes):
+            raise ValueError(
+                "config.resampling and config.back_to need srdd.resampling.resample"
+            )
         return chooser.run(tokenizer, callback)
     finally:
         model.train(was_training)
@@ -552,7 +576,12 @@ def check_pair(
                 f"model and tokenizer differ in {name}: {mine} and {theirs}; "
                 "use the tokenizer that the model was trained with"
             )
-    vocab, scales = model.config.vocab, len(model.config.schedule)
+    check_settings(model.config, config)
+
+
+def check_settings(model: TransformerConfig, config: SampleConfig) -> None:
+    """Refuse settings that do not fit the vocabulary or the scales of a model."""
+    vocab, scales = model.vocab, len(model.schedule)
     wanted = f"at most the vocabulary {vocab}"
     check_each("top_k", config.top_k, lambda x: x <= vocab, wanted)
     for settings in (config, config.resampling):

@@ -577,6 +577,8 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
     for model, law in ((head, "head"), (tmp_path / "both", "head"), (head, "map")):
         made = run("sample", model, *passes, "--law", law, "--rule", "halton")
         assert made["sampling"]["resampling"]["law"] == law
+    made = run("sample", head, "--count", 1, "--back-to", 2, "--out", passes[-1])
+    assert made["sampling"]["back_to"] == 2 and made["sampling"]["resampling"] is None
 
 
 @pytest.mark.parametrize(
@@ -606,7 +608,7 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
         (
             ("train", "{photos}", "--tokenizer", "{tok}", "--schedule", "1,5,4")
             + ("--distil", "merge"),
-            "passes must end at sides",
+            "passes must end at growing sides",
         ),
         (("sample", "no-such-model"), "no-such-model"),
         (("sample", "{model}", "--classes", "9"), "class_labels has 9"),
@@ -615,6 +617,8 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
         (("sample", "{model}", "--guidance", "nan"), "guidance"),
         (("sample", "{model}", "--guidance", "1,2"), "guidance has 2 numbers"),
         (("sample", "{model}", "--passes", "1", "--rule", "x"), "rule must be one of"),
+        (("sample", "{model}", "--interval", "0.5"), "interval must be two numbers"),
+        (("sample", "{model}", "--back-to", "9"), "back_to must be one of [0, 1, 2"),
         (("sample", "{model}", "--preset", "best"), "preset must be one of"),
         (("sample", "{model}", "--top-k", "999"), "top_k"),
         (("train", "nowhere", "--tokenizer", "{tok}"), "nowhere"),

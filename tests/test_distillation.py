@@ -185,7 +185,7 @@ def test_groups_end_at_the_kept_sides():
     assert groups_of(fashion, (8,)) == (6,)
     assert groups_of(fashion, fashion.sides) == (1,) * 6
     for bad in ((1, 5, 8), (1, 3), ()):
-        with pytest.raises(ValueError, match="passes must end at sides"):
+        with pytest.raises(ValueError, match="passes must end at growing sides"):
             groups_of(fashion, bad)
 
 
@@ -478,6 +478,11 @@ CALLS = {
     "linear": SampleConfig(2.0),
     "ended early": SampleConfig(3.0, guidance_off=1),
     "law of the map": SampleConfig(2.0, resampling=ResamplingPlan(passes=2, law="map")),
+    "back to the fifth": SampleConfig(2.0, back_to=4),
+    "back, not guided at the end": SampleConfig(2.0, guidance_off=1, back_to=2),
+    "passes and back": SampleConfig(
+        back_to=3, resampling=ResamplingPlan(scales=(2, 5), law="map")
+    ),
 }
 
 
@@ -486,7 +491,7 @@ CALLS = {
 def test_a_call_on_a_cpu_costs_what_is_counted_of_it(model, name):
     """The shipped models, sampled and painted for real."""
     pipe = Pipeline.from_pretrained(model if "fashion" in model else "fashion")
-    if model == "fashion-causal" and name == "law of the map":
+    if model == "fashion-causal" and CALLS[name].resampling is not None:
         pytest.skip("a causal model has no such passes")
     tokenizer = pipe.painters["fast"] if model == "decoder-fast" else pipe.tokenizer
     how, count = {"config": CALLS[name], "seeds": range(20)}, 20
@@ -496,3 +501,44 @@ def test_a_call_on_a_cpu_costs_what_is_counted_of_it(model, name):
     made = generation_flops(*sizes, folded=True).total
     assert made == pytest.approx(counter.get_total_flops() / count, rel=0.01)
     assert made < generation_flops(*sizes).total
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda t: slimmed(t, 4, blocks=0), "every size of a tokenizer"),
+        (lambda t: slimmed(t, 0), "every size of a tokenizer"),
+        (lambda t: distil(t, (3, 1, 4), "merge"), r"growing sides.*\(3, 1, 4\)"),
+        (lambda t: distil(t, (1, 1, 4), "merge"), r"growing sides.*\(1, 1, 4\)"),
+        (lambda t: distil(t, (1, 1, 4)), "growing"),
+        (lambda t: distil(t, (), "student"), "sides must end with 4"),
+        (lambda t: distil(t, (1, 5, 4), "student"), "grow"),
+        (lambda t: grouping_cost(torch.zeros(4, 4), (1, 2)), "must sum to 4 scales"),
+        (lambda t: best_groups(torch.zeros(3, 3), 4), "passes .* 1 to 3 .* got 4"),
+        (lambda t: best_groups(torch.zeros(3, 3), 0), "passes .* 1 to 3 .* got 0"),
+        (
+            lambda t: generation_flops(NETWORK, SHAPE, SampleConfig((1.0, 2.0))),
+            "guidance has 2 numbers, the schedule 4",
+        ),
+        (
+            lambda t: generation_flops(
+                NETWORK, SHAPE, SampleConfig(resampling=ResamplingPlan())
+            ),
+            "law 'head' needs a mask head",
+        ),
+        (
+            lambda t: generation_flops(NETWORK, SHAPE, SampleConfig(back_to=4)),
+            r"back_to must be one of \[0, 1, 2, 3\]",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(tokenizer, make, words):
+    with pytest.raises(ValueError, match=words):
+        make(tokenizer)
+
+
+def test_a_student_wants_maps_that_its_teacher_has(tokenizer):
+    longer = with_schedule(tokenizer, shortened(tokenizer.schedule, (1, 3, 4)))
+    with pytest.raises(ValueError, match="growing sides of"):
+        distil(longer, (1, 2, 4), "student")
+    assert distil(longer, (1, 2, 4)).tokenizer.schedule.sides == (1, 2, 4)

@@ -148,7 +148,9 @@ def test_networks_that_do_not_fit_are_refused(pipe):
 
 def test_a_saved_folder_is_the_same_pipeline(pipe, tmp_path):
     plan = ResamplingPlan(scales=(1,), passes=(0, 2, 1), share=(0.5, 0.25), law="map")
-    pipe.sampling = SampleConfig((2.0, 1.0, 1.5), "interval", top_k=5, resampling=plan)
+    pipe.sampling = SampleConfig(
+        (2.0, 1.0, 1.5), "interval", top_k=5, resampling=plan, back_to=1
+    )
     folder = pipe.save_pretrained(tmp_path / "model", data="toy")
     other = Pipeline.from_pretrained(folder)
     assert other.classes == NAMES and other.sampling == pipe.sampling
@@ -178,6 +180,8 @@ def test_a_plan_is_carried_out_for_each_image_by_its_seed(pipe):
     assert steps[:9] == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # a draw and two passes each
     plain = pipe([0, 1, 2], generator=seed(3), output_type="pt")
     assert not all(map(torch.equal, plain.tokens, runs[0].tokens))
+    back = pipe([0, 1, 2], generator=seed(3), output_type="pt", back_to=1)
+    assert not all(map(torch.equal, plain.tokens, back.tokens))
 
 
 def test_saving_again_replaces_the_whole_folder(pipe, tmp_path):

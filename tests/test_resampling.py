@@ -370,6 +370,60 @@ def test_a_step_back_starts_where_a_pass_begins():
             step_back(model, tokenizer, made.tokens, [0], to=to, seeds=[1])
 
 
+@pytest.mark.parametrize(
+    "mask, sampling",
+    [
+        ("markov", SampleConfig(2.0)),
+        ("causal", SampleConfig(2.0)),
+        ("causal", SampleConfig(2.0, guidance_off=2)),  # a cache of half its rows
+        ("band", SampleConfig()),
+        ("markov", plan(law="map", passes=2)),
+    ],
+)
+def test_a_way_back_is_a_step_back_in_the_same_call(mask, sampling):
+    model, tokenizer = pair(mask=mask, blocks=0)
+    known, seeds = (model, tokenizer, [0, 1, 2]), [1, 2, 3]
+    made = resample(*known, seeds=seeds, config=replace(sampling, back_to=None))
+    for to in range(3):
+        config = replace(sampling, back_to=to)
+        whole = resample(*known, seeds=seeds, config=config)
+        again = step_back(
+            model,
+            tokenizer,
+            made.tokens,
+            [0, 1, 2],
+            to=to,
+            seeds=seeds,
+            config=sampling,
+        )
+        assert all(map(torch.equal, whole.tokens, again.tokens))
+        assert torch.equal(whole.images, again.images)
+        assert len(whole.trace) == len(made.trace) + len(again.trace)
+        alone = resample(model, tokenizer, [1], seeds=[2], config=config)
+        second = [ids[1:2] for ids in whole.tokens]
+        assert all(map(torch.equal, alone.tokens, second))
+
+
+def test_a_way_back_that_the_model_cannot_go_is_refused():
+    model, tokenizer = pair(groups=(1, 2), blocks=0)
+    for to in (2, 3):
+        with pytest.raises(ValueError, match=rf"back_to .*\[0, 1\].*got {to}"):
+            resample(model, tokenizer, [0], seeds=[1], config=SampleConfig(back_to=to))
+    assert resample(
+        model, tokenizer, [0], seeds=[1], config=SampleConfig(back_to=1)
+    ).trace
+    for bad in (-1, 0.5, math.nan):
+        with pytest.raises(ValueError, match="back_to must be an integer >= 0"):
+            SampleConfig(back_to=bad)
+
+
+def test_a_step_back_wants_as_many_images_as_seeds():
+    model, tokenizer = pair(blocks=0)
+    made = resample(model, tokenizer, [0], seeds=[1])
+    with pytest.raises(ValueError, match=r"tokens of \[1, 1, 1\] images .* want 2"):
+        step_back(model, tokenizer, made.tokens, [0, 1], to=1, seeds=[1, 2])
+
+
 # ------------------------------------------------------------------------- training
 SCHEDULE = ScaleSchedule((1, 2, 4))
 

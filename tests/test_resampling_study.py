@@ -205,5 +205,5 @@ def test_a_step_back_costs_its_scales_once_more(passes, monkeypatch):
     costs = [found[to]["transformer_flops"] for to in (1, 5)]
     once = passes.transformer_flops(SampleConfig(2.0), 0)
     last = replace(SampleConfig(2.0), resampling=ResamplingPlan((5,), law="map"))
-    assert costs[1] == passes.transformer_flops(last, 0)
+    assert costs[1] == passes.transformer_flops(last, 0)  # the same rows once more
     assert once < costs[1] < costs[0] < 2 * once

@@ -420,6 +420,7 @@ def test_the_global_generator_is_not_touched():
         ({"guidance_rule": "cosine"}, "guidance_rule.*linear.*cosine"),
         ({"interval": (0.6, 0.2)}, r"interval.*\[0, 1\]"),
         ({"interval": (-0.1, 0.5)}, "interval"),
+        ({"interval": (0.5,)}, r"interval must be two numbers.*\(0.5,\)"),
         ({"top_k": -1}, "top_k.*-1"),
         ({"top_k": 1.5}, "top_k.*1.5"),
         ({"top_p": 0.0}, r"top_p.*\(0, 1\].*0"),
