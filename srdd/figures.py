@@ -263,7 +263,8 @@ def choices_player(
             "combinations, want as many"
         )
     if "google.colab" in sys.modules:
-        return colab_player(frames, [", ".join(x) for x in combinations])
+        named = zip(combinations, labels, strict=True)
+        return colab_player(frames, [f"{', '.join(x)}: {label}" for x, label in named])
     return page_widget(
         CHOICES,
         title=title,

@@ -105,7 +105,7 @@ def test_choices_hold_a_picture_for_each_combination():
 def test_colab_gets_choices_as_one_slider(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", object())
     made = choices_player([Image.new("L", (4, 4))] * 6, KNOBS, ["x"] * 6)
-    assert made.children[1].options[1][0] == "1, 1"
+    assert made.children[1].options[1][0] == "1, 1: x"
 
 
 def test_colab_gets_core_widgets(monkeypatch):
