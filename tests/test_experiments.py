@@ -34,7 +34,7 @@ def test_with_changed_files_nothing_is_kept(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_operations_are_counted_unless_a_compiler_is_measured(tmp_path, monkeypatch):
+def test_operations_are_counted_unless_the_row_says_no(tmp_path, monkeypatch):
     def measure(setting):
         torch.ones(2, 3) @ torch.ones(3, 5)
         return {"values": {"x": single(1.0)}}
