@@ -704,10 +704,12 @@ def convergence(
             values |= over_seeds(f"{name}, {part} of {MARKS}", kept)
     for other in [name for name in variants if name != "causal"]:
         for cost in ("steps", unit):
+            name = f"{cost} to equal rel-FD, causal / {other}"
             ratios = time_to_equal(curves["causal"], curves[other], "rel_fd", cost)
-            if any(math.isnan(each["ratio"]) for each in ratios):
-                continue  # a curve was there before its first mark
-            values |= over_seeds(f"{cost} to equal rel-FD, causal / {other}", ratios)
+            early = sum(math.isnan(each["ratio"]) for each in ratios)
+            values[f"{name}/seeds there before the first mark"] = single(early)
+            if not early:
+                values |= over_seeds(name, ratios)
     return values
 
 
