@@ -208,7 +208,8 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     images = open_images(
         args.data, side=side, channels=channels, root=args.root, on_error=args.on_error
     )
-    base = args.base or max(1, teacher.config.base * 5 // 8)
+    usual_base = max(1, teacher.config.base * 5 // 8)
+    base = usual_base if args.base is None else args.base
     shape = {"blocks": args.blocks, "middle": args.middle}
     student = channels_last(slimmed(teacher, base, args.seed, **shape))
     rows = permutation(len(images), args.seed, 0)[: args.maps].tolist()
@@ -557,6 +558,32 @@ def dtype(args: argparse.Namespace) -> Any:
     return getattr(torch, args.dtype)
 
 
+def check_device(name: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ValueError: a name that PyTorch does not know, or no such GPU.
+    """
+    if name == "cpu":
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except Exception as error:  # of many kinds, a build without CUDA among them
+        wanted = "cpu" + (", cuda" if torch.cuda.is_available() else "; no GPU is seen")
+        raise ValueError(
+            f"--device {name} cannot be used, want {wanted}: {str(error)[:80]}"
+        ) from None
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"want a whole number >= 1, got {text!r}")
+    return int(text)
+
+
 def quiet(args: argparse.Namespace) -> bool:
     """No progress bars for machines."""
     return args.json or not sys.stderr.isatty()
@@ -591,7 +618,12 @@ def names(text: str) -> list[int | str]:
 
 def sides(text: str) -> tuple[int, ...]:
     """A list of sides: ``1,3,8`` or ``1-3-8``."""
-    return tuple(int(part) for part in text.replace("-", ",").split(","))
+    try:
+        return tuple(int(part) for part in text.replace("-", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"want sides of token maps, as 1,3,8, got {text!r}"
+        ) from None
 
 
 def read_config(path: str | None) -> dict[str, Any]:
@@ -683,6 +715,11 @@ def token_set(args: argparse.Namespace) -> tuple[Any, Any, Any]:
         Tokenizer.from_pretrained(args.tokenizer, device=args.device)
     )
     sides = args.schedule or teacher.schedule.sides
+    if args.distil != "retokenise" and args.schedule is None:
+        raise ValueError(
+            f"--distil {args.distil} shortens a schedule: say --schedule too, with the "
+            f"sides to keep of {teacher.schedule.sides}"
+        )
     made = distil(teacher, sides, args.distil)
     channels_last(made.tokenizer)
     channels, side, _ = teacher.image_shape
@@ -768,6 +805,11 @@ def sampling_options(pipe: Any, args: argparse.Namespace) -> Any:
 
     base = pipe.preset(args.preset) if args.preset else pipe.sampling
     base = replace(base, **given_options(base, args))
+    if args.interval is not None and base.guidance_rule != "interval":
+        raise ValueError(
+            f"--interval does nothing with the rule {base.guidance_rule!r}: say "
+            "--guidance-rule interval too"
+        )
     plan = base.resampling or ResamplingPlan()
     changes = given_options(plan, args, "pass_")
     return replace(base, resampling=replace(plan, **changes)) if changes else base
@@ -781,7 +823,12 @@ def given_options(base: Any, args: argparse.Namespace, prefix: str = "") -> dict
 
 def per_scale(text: str) -> Any:
     """A number, or one per scale with commas between them, as a tuple."""
-    found = [float(x) if set(x) & set(".en") else int(x) for x in text.split(",")]
+    try:
+        found = [float(x) if set(x) & set(".en") else int(x) for x in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"want numbers with commas between them, as 2 or 1,1.5,2, got {text!r}"
+        ) from None
     return found[0] if len(found) == 1 else tuple(found)
 
 
@@ -944,8 +991,8 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--classes", default="all", help="all, none, or ids and names: 0,Bag"
     )
-    p.add_argument("--count", type=int, default=8, help="images per class (8)")
-    p.add_argument("--batch", type=int, default=64, help="images at a time (64)")
+    p.add_argument("--count", type=positive, default=8, help="images per class (8)")
+    p.add_argument("--batch", type=positive, default=64, help="images at a time (64)")
     p.add_argument(
         "--cuda-graphs",
         nargs="?",
@@ -954,7 +1001,7 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
         help="with --device cuda: record a batch once, then launch the record; fused "
         "also compiles small kernels, which takes seconds and is faster",
     )
-    p.add_argument("--zoom", type=int, default=2, help="pixels per pixel (2)")
+    p.add_argument("--zoom", type=positive, default=2, help="pixels per pixel (2)")
     p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
     p.add_argument(
         "--preset",
@@ -1013,8 +1060,8 @@ def build_parser() -> argparse.ArgumentParser:
     p = verb(verbs, shared, "reconstruct", reconstruct)
     p.add_argument("model", help="tokenizer or model")
     p.add_argument("images", help="folder, or fashion-slice")
-    p.add_argument("--count", type=int, default=16, help="images shown (16)")
-    p.add_argument("--zoom", type=int, default=2, help="pixels per pixel (2)")
+    p.add_argument("--count", type=positive, default=16, help="images shown (16)")
+    p.add_argument("--zoom", type=positive, default=2, help="pixels per pixel (2)")
     p = verb(verbs, shared, "train-tokenizer", train_tokenizer)
     training_options(p)
     p.add_argument("--size", type=int, default=32, help="pixels per side (32)")
@@ -1181,6 +1228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dtype is None and args.verb not in TRAINING:
         args.dtype = "float32"
     try:
+        check_device(args.device)
         show(args.run(args), args.json)
     except (ValueError, FileNotFoundError, ImportError) as error:
         if args.debug:

@@ -27,7 +27,7 @@ from .data import CounterSampler
 from .files import TokenSet
 from .quantization import Step
 from .resampling import check_plan, pass_flops
-from .sampling import SampleConfig, check_settings
+from .sampling import SampleConfig, check_configs
 from .scales import ScaleSchedule, area_down
 from srdd.tokenizer import (
     Tokenizer,
@@ -51,8 +51,10 @@ def grouping_cost(table: Tensor, groups: Sequence[int]) -> float:
         ValueError: groups of more or fewer scales than the table has.
     Source: "The price of merging". Chapter 11, (eq-schedules-bound).
     """
-    if sum(groups) != len(table):
-        raise ValueError(f"groups {tuple(groups)} must sum to {len(table)} scales")
+    if sum(groups) != len(table) or min(groups) < 1:
+        raise ValueError(
+            f"groups {tuple(groups)} must be >= 1 and sum to {len(table)} scales"
+        )
     firsts = accumulate(groups[:-1], initial=0)
     pairs = [(k, first) for first, size in zip(firsts, groups, strict=True)
              for k in range(first, first + size)]
@@ -129,7 +131,7 @@ def generation_flops(
     Source: the formulas of appendix A7, for one call of `srdd.sampling.sample`.
     """
     sampling, scales = sampling or SampleConfig(), len(model.schedule)
-    check_settings(model, sampling)
+    check_configs(model, tokenizer, sampling)
     check_plan(model, sampling)
     wanted = [sampling.weight(k, scales) != 1 for k in range(scales)]
     last = max((k for k in range(scales) if wanted[k]), default=-1)
@@ -402,6 +404,8 @@ def slimmed(
     Raises:
         ValueError: base or blocks is below 1.
     """
+    if base < 1 or (blocks is not None and blocks < 1):
+        raise ValueError(f"base and blocks must be >= 1, got {base} and {blocks}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         other = Tokenizer(replace(
@@ -565,6 +569,8 @@ def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
 
     Of equal points the first counts.
     """
+    if len(costs) != len(losses):
+        raise ValueError(f"{len(costs)} costs and {len(losses)} losses, want as many")
     order = sorted(range(len(costs)), key=lambda i: (costs[i], losses[i], i))
     front: list[int] = []
     for i in order:

@@ -34,8 +34,7 @@ def check_features(features: Tensor, name: str, least: int = 2) -> Tensor:
     if features.ndim != 2 or len(features) < least:
         got = f"{name} has shape {tuple(features.shape)}"
         raise ValueError(f"{got}, want (n, d) with n >= {least}; give more images")
-    bad = int((~features.isfinite()).any(1).sum())
-    if bad:
+    if bad := int((~features.isfinite()).any(1).sum()):
         got = f"{name} has NaN or infinity in {bad} of {len(features)} rows"
         raise ValueError(f"{got}; look for broken images or overflow in the network")
     return features.detach().double()
@@ -571,6 +570,8 @@ def class_scores(
     net: FeatureNet, features: Tensor, labels: Tensor | None = None, blocks: int = 10
 ) -> dict[str, float]:
     """IS, its scatter, and accuracy, as far as the network can give them."""
+    if labels is not None and labels.shape != features.shape[:1]:
+        raise ValueError(f"labels {tuple(labels.shape)} for {len(features)} images")
     if not hasattr(net, "classify"):
         return {}
     logits = net.classify(features.to(getattr(net, "device", "cpu"))).cpu()
@@ -587,11 +588,10 @@ def score(
 ) -> dict[str, float]:
     """All measures of features ``(n, d)`` against a reference; see `evaluate`."""
     mean, error = kid(fake, reference.real, blocks=blocks)
-    found = {"images": len(fake)}
+    found = {"images": len(fake), "kid_1000": 1000 * mean, "kid_1000_se": 1000 * error}
     if not math.isnan(reference.unit):
         found["fd"] = frechet_distance(*map(FeatureMoments.of, (fake, reference.real)))
         found["rel_fd"] = relative_fd(found["fd"], reference.unit)
-    found |= {"kid_1000": 1000 * mean, "kid_1000_se": 1000 * error}
     found |= neighbour_scores(reference.real, fake, k)
     if reference.train is not None:
         near = nearest_distance(fake, reference.train)

@@ -29,6 +29,7 @@ from srdd.sampling import (
     ScaleSampler,
     ScaleTrace,
     gumbel_noise,
+    is_count,
     sample,
 )
 from .scales import ScaleSchedule
@@ -71,6 +72,8 @@ def largest(scores: Tensor, count: int) -> Tensor:
 # %% ../nbs/10_resampling.ipynb #halton
 def radical_inverse(index: int, base: int) -> float:
     """The digits of a number, mirrored at the point: 6 = 110 gives 0.011."""
+    if index < 0 or base < 2:
+        raise ValueError(f"want index >= 0 and base >= 2, got {index} and {base}")
     value, weight = 0.0, 1.0
     while index:
         weight /= base
@@ -475,7 +478,7 @@ def step_back(
             number of images than seeds.
     Source: chapter 10, section 7.
     """
-    if to not in set(model.config.seen):
+    if not is_count(to) or to not in set(model.config.seen):
         starts = sorted(set(model.config.seen))
         raise ValueError(f"to must be one of {starts}, where a pass begins, got {to}")
     if any(len(scale) != len(seeds) for scale in tokens):

@@ -6,7 +6,7 @@
 __all__ = ['GUIDANCE_RULES', 'RESAMPLING_RULES', 'RESAMPLING_LAWS', 'SAMPLING_PRESETS', 'TIES', 'NOISE_PART', 'at_scale',
            'check_each', 'is_count', 'ResamplingPlan', 'SampleConfig', 'sampling_preset', 'guide', 'smallest_kept',
            'filter_logits', 'kept_codes', 'image_seeds', 'full_precision', 'gumbel_noise', 'ScaleTrace', 'Sampled',
-           'ScaleSampler', 'sample', 'sample_labels', 'check_pair', 'check_settings']
+           'ScaleSampler', 'sample', 'sample_labels', 'check_pair', 'check_configs']
 
 # %% ../nbs/09_sampling.ipynb #exported-imports
 import math
@@ -21,7 +21,7 @@ from torch import Tensor
 from .attention import KeyValueCache
 from .data import hash_counter, mix64
 from .quantization import ScaleCodes, Step
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import (
     Condition,
     ScaleTransformer,
@@ -44,22 +44,24 @@ def at_scale(value: Any, k: int) -> Any:
 
 
 def check_each(
-    name: str, value: Any, fits: Callable[[float], bool], wanted: str
+    name: str, value: Any, fits: Callable[[float], bool], wanted: str,
+    several: bool = True,
 ) -> None:
     """Refuse a setting, a number or a tuple of them, if one does not fit.
 
     Raises:
         ValueError: naming the setting, what was wanted and what was given.
     """
-    numbers = value if isinstance(value, tuple) else (value,)
+    numbers = value if several and isinstance(value, tuple) else (value,)
     good = numbers and all(isinstance(x, int | float) for x in numbers)
     if not good or not all(math.isfinite(x) and fits(x) for x in numbers):
-        raise ValueError(f"{name} must be {wanted}, or a tuple of such, got {value}")
+        wanted += ", or a tuple of such" if several else ""
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
 def is_count(x: float) -> bool:
     """Whether x is 0, 1, 2, ..."""
-    return x >= 0 and x == int(x)
+    return isinstance(x, int) and not isinstance(x, bool) and x >= 0
 
 # %% ../nbs/09_sampling.ipynb #resamplingplan
 @dataclass(frozen=True)
@@ -95,18 +97,19 @@ class ResamplingPlan:
     def __post_init__(self) -> None:
         known = {"rule": RESAMPLING_RULES, "law": RESAMPLING_LAWS}
         for name, names in known.items():
-            if getattr(self, name) not in names:
-                raise ValueError(
-                    f"{name} must be one of {names}, got {getattr(self, name)!r}"
-                )
+            if (got := getattr(self, name)) not in names:
+                raise ValueError(f"{name} must be one of {names}, got {got!r}")
+        if not isinstance(self.scales, tuple | None):
+            raise ValueError(f"scales must be a tuple or None, got {self.scales!r}")
         check_each("scales", self.scales or 0, is_count, "an integer >= 0")
-        check_each("passes", self.passes, is_count, "an integer >= 0")
+        check_each("passes", self.passes, lambda x: is_count(x) and x < 1024,
+                   "an integer from 0 to 1023")
         shares = 1.0 if self.share is None else self.share
         check_each("share", shares, lambda x: 0 < x <= 1, "in (0, 1]")
-        if self.rule == "threshold" and not isinstance(self.share, float):
+        if self.rule == "threshold" and isinstance(self.share, tuple | None):
             raise ValueError(f"rule 'threshold' needs one share, got {self.share}")
         heat = 1.0 if self.temperature is None else self.temperature
-        check_each("temperature", (heat,), lambda x: x > 0, "positive")
+        check_each("temperature", heat, lambda x: x > 0, "positive", several=False)
 
     def passes_at(self, k: int) -> int:
         """Passes over scale k after the first draw."""
@@ -163,19 +166,17 @@ class SampleConfig:
         if not isinstance(self.resampling, ResamplingPlan | None):
             raise ValueError(f"resampling must be a plan, got {self.resampling!r}")
         check_each("guidance", self.guidance, math.isfinite, "a finite number")
-        if self.guidance_rule not in GUIDANCE_RULES:
+        if (got := self.guidance_rule) not in GUIDANCE_RULES:
+            raise ValueError(f"guidance_rule must be in {GUIDANCE_RULES}, got {got!r}")
+        ends = self.interval
+        pair = isinstance(ends, tuple) and [type(x) in (int, float) for x in ends]
+        if pair != [True, True] or not 0 <= ends[0] <= ends[1] <= 1:
             raise ValueError(
-                f"guidance_rule must be one of {GUIDANCE_RULES}, "
-                f"got {self.guidance_rule!r}"
+                f"interval must be two numbers in [0, 1], low and high, got {ends!r}"
             )
-        ends = tuple(self.interval)
-        if len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= 1:
-            raise ValueError(
-                f"interval must be two numbers in [0, 1], low and high, got {ends}"
-            )
-        for name in ("guidance_off", "back_to"):
-            number = getattr(self, name) or 0
-            check_each(name, (number,), is_count, "an integer >= 0")
+        back, count = 0 if self.back_to is None else self.back_to, "an integer >= 0"
+        check_each("guidance_off", self.guidance_off, is_count, count, several=False)
+        check_each("back_to", back, is_count, count, several=False)
         check_each("top_k", self.top_k, is_count, "an integer >= 0")
         check_each("top_p", self.top_p, lambda x: 0 < x <= 1, "in (0, 1]")
         check_each("temperature", self.temperature, lambda x: x > 0, "positive")
@@ -544,9 +545,7 @@ def sample(
     try:
         chooser = sampler(model, tokenizer.quantize, ids, seeds, config, callback)
         if not (config.once or chooser.makes_passes):
-            raise ValueError(
-                "config.resampling and config.back_to need srdd.resampling.resample"
-            )
+            raise ValueError("resampling and back_to need srdd.resampling.resample")
         return chooser.run(tokenizer, callback)
     finally:
         model.train(was_training)
@@ -569,18 +568,20 @@ def check_pair(
     model: ScaleTransformer, tokenizer: Tokenizer, config: SampleConfig
 ) -> None:
     """Refuse a tokenizer or a config that does not fit the model."""
+    check_configs(model.config, tokenizer.config, config)
+
+
+def check_configs(
+    model: TransformerConfig, tokenizer: TokenizerConfig, config: SampleConfig
+) -> None:
+    """The same of their configurations."""
     for name in ("schedule", "vocab", "code_width"):
-        mine, theirs = getattr(model.config, name), getattr(tokenizer.config, name)
+        mine, theirs = getattr(model, name), getattr(tokenizer, name)
         if mine != theirs:
             raise ValueError(
                 f"model and tokenizer differ in {name}: {mine} and {theirs}; "
                 "use the tokenizer that the model was trained with"
             )
-    check_settings(model.config, config)
-
-
-def check_settings(model: TransformerConfig, config: SampleConfig) -> None:
-    """Refuse settings that do not fit the vocabulary or the scales of a model."""
     vocab, scales = model.vocab, len(model.schedule)
     wanted = f"at most the vocabulary {vocab}"
     check_each("top_k", config.top_k, lambda x: x <= vocab, wanted)

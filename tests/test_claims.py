@@ -1,6 +1,7 @@
 """Claims: the verdict follows the record, and the page follows the verdict."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -8,6 +9,7 @@ from srdd.claims import (
     CHOSEN,
     CLAIMS,
     EACH,
+    LESS,
     MASKS,
     SECONDS,
     STEPS,
@@ -23,6 +25,7 @@ from srdd.claims import (
     every_below,
     gap,
     lower,
+    margin,
     none_worse,
     numbers,
     on_front,
@@ -36,6 +39,7 @@ from srdd.claims import (
 from srdd.experiments import EXPERIMENTS
 from srdd.records import read_record, single, spread, write_record
 from srdd.schedule_study import chosen
+from srdd.tokenizer_study import VOCABS
 
 
 def record(folder, values, name="x"):
@@ -235,6 +239,27 @@ def test_what_the_note_of_s4_says_is_what_the_records_say():
         seconds[f"{name}/{SECONDS}"]["mean"] for name in (CHOSEN, f"{WHOLE}, guided")
     )
     assert mine / full < 0.8
+    again = read_record("schedule-quality").values
+    named = ("rel_fd", "kid_1000", "accuracy", "coverage")
+    gaps = {key: again[f"{CHOSEN}, {LESS}/{key}"] for key in named}
+    beyond = {key for key, gap in gaps.items() if abs(gap["mean"]) > margin(gap)}
+    assert beyond == {"coverage"} and gaps["coverage"]["mean"] < 0
+
+
+def test_what_the_note_of_s5_says_is_what_the_records_say():
+    gpu, cpu = read_record("schedule-seeds").values, read_record("schedule-quality")
+    name = "retokenise 1-3-6-8, guided"
+    for key, sign in (("rel_fd", 1), ("kid_1000", 1), ("coverage", -1)):
+        gap = cpu.values[f"{name}, {LESS}/{key}"]
+        assert sign * gap["mean"] > margin(gap)
+    one, full = (gpu[f"{n}/rel_fd"] for n in (name, f"{WHOLE}, guided"))
+    assert one["mean"] - full["mean"] < full["sd"]
+    assert cpu.values[f"{name}/rel_fd"]["sd"] < one["sd"]
+
+
+def test_what_the_note_of_s3_says_of_the_preset():
+    presets = read_record("fashion-presets")
+    assert lower("best/rel_fd", "balanced/rel_fd")(presets)
 
 
 def test_what_the_note_of_s2_says_is_what_the_records_say():
@@ -257,6 +282,19 @@ def test_what_the_note_of_s6_says_is_what_the_record_says():
     record = read_record("study-convergence")
     assert above(f"{EACH}/ratio", 1.0)(record)  # in seconds
     assert not above(f"{STEPS}/ratio", 1.0)(record)
+
+
+def test_what_the_note_of_s11_says_is_what_the_record_says():
+    record = read_record("tokenizer-gap")
+    for key, sign in (("rel_fd", 1), ("psnr_db", -1), ("ssim", -1)):
+        names = [f"{n} codes/{key}" for n in VOCABS] + [f"no quantizer/{key}"]
+        steps = [gap(record, *pair) for pair in pairwise(names)]
+        assert all(sign * difference > 0 for difference, _ in steps)
+        assert abs(steps[-1][0]) > steps[-1][1]
+        if key != "ssim":
+            assert all(abs(difference) < chance for difference, chance in steps[:-1])
+        difference, chance = gap(record, names[1], names[3])
+        assert abs(difference) > chance
 
 
 def test_the_page_keeps_what_stands_around_its_markers(tmp_path):

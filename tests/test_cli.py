@@ -618,6 +618,20 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
         (("sample", "{model}", "--guidance", "1,2"), "guidance has 2 numbers"),
         (("sample", "{model}", "--passes", "1", "--rule", "x"), "rule must be one of"),
         (("sample", "{model}", "--interval", "0.5"), "interval must be two numbers"),
+        (
+            ("sample", "{model}", "--interval", "0.1,0.5"),
+            "say --guidance-rule interval",
+        ),
+        (("sample", "{model}", "--top-k", "5.0"), "top_k must be an integer >= 0"),
+        (("sample", "{model}", "--device", "foo"), "--device foo cannot be used, want"),
+        (
+            ("train", "{photos}", "--tokenizer", "{tok}", "--distil", "merge"),
+            "--distil merge shortens a schedule: say --schedule",
+        ),
+        (
+            ("slim-decoder", "{model}", "{photos}", "--base", "0"),
+            "base and blocks must",
+        ),
         (("sample", "{model}", "--back-to", "9"), "back_to must be one of [0, 1, 2"),
         (("sample", "{model}", "--preset", "best"), "preset must be one of"),
         (("sample", "{model}", "--top-k", "999"), "top_k"),

@@ -506,14 +506,17 @@ def test_a_call_on_a_cpu_costs_what_is_counted_of_it(model, name):
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda t: slimmed(t, 4, blocks=0), "every size of a tokenizer"),
-        (lambda t: slimmed(t, 0), "every size of a tokenizer"),
+        (lambda t: slimmed(t, 4, blocks=0), "base and blocks .* 4 and 0"),
+        (lambda t: slimmed(t, 0), "base and blocks .* 0 and None"),
         (lambda t: distil(t, (3, 1, 4), "merge"), r"growing sides.*\(3, 1, 4\)"),
         (lambda t: distil(t, (1, 1, 4), "merge"), r"growing sides.*\(1, 1, 4\)"),
         (lambda t: distil(t, (1, 1, 4)), "growing"),
         (lambda t: distil(t, (), "student"), "sides must end with 4"),
         (lambda t: distil(t, (1, 5, 4), "student"), "grow"),
-        (lambda t: grouping_cost(torch.zeros(4, 4), (1, 2)), "must sum to 4 scales"),
+        (lambda t: grouping_cost(torch.zeros(4, 4), (1, 2)), "sum to 4 scales"),
+        (lambda t: grouping_cost(torch.zeros(3, 3), (0, 3)), "must be >= 1"),
+        (lambda t: pareto_front([1, 2], [1]), "2 costs and 1 losses"),
+        (lambda t: generation_flops(NETWORK, TokenizerConfig()), "differ in schedule"),
         (lambda t: best_groups(torch.zeros(3, 3), 4), "passes .* 1 to 3 .* got 4"),
         (lambda t: best_groups(torch.zeros(3, 3), 0), "passes .* 1 to 3 .* got 0"),
         (

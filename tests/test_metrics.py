@@ -390,6 +390,8 @@ def test_classes_of_another_network_give_no_accuracy(halves):
     net.foreign = True
     found = evaluate(net, photos, reference, labels)
     assert "accuracy" not in found and found["is"] >= 1
+    with pytest.raises(ValueError, match=r"labels \(59,\) for 60 images"):
+        evaluate(net, photos, reference, labels[:59])
 
 
 def test_yardsticks_stand_in_order(halves):

@@ -97,6 +97,12 @@ def test_each_rule_takes_the_places_that_it_is_named_after():
     assert (chosen["halton"] == chosen["halton"][0]).all()
 
 
+def test_digits_are_those_of_a_number_that_counts():
+    for index, base in ((-1, 2), (3, 1)):
+        with pytest.raises(ValueError, match=f"got {index} and {base}"):
+            radical_inverse(index, base)
+
+
 @pytest.mark.parametrize("name", ["sequence", "halton"])
 def test_an_order_has_one_tail_that_only_shrinks(name):
     tails = [
@@ -365,7 +371,7 @@ def test_a_step_back_starts_where_a_pass_begins():
     model, tokenizer = pair(groups=(1, 2), blocks=0)
     made = resample(model, tokenizer, [0], seeds=[1])
     step_back(model, tokenizer, made.tokens, [0], to=1, seeds=[1])
-    for to in (2, 3, -1):
+    for to in (2, 3, -1, 1.0):
         with pytest.raises(ValueError, match=rf"\[0, 1\].*got {to}"):
             step_back(model, tokenizer, made.tokens, [0], to=to, seeds=[1])
 
