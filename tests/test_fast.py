@@ -129,7 +129,7 @@ def test_a_graph_needs_tensors_on_cuda_and_no_passes():
     with pytest.raises(ValueError, match="CUDA tensors"):
         replayed(model, tokenizer, 2, SampleConfig(2.0))
     with pytest.raises(ValueError, match="cannot be recorded"):
-        replayed(model, tokenizer, 2, SampleConfig(resampling=ResamplingPlan(1)))
+        replayed(model, tokenizer, 2, SampleConfig(resampling=ResamplingPlan()))
 
 
 @cuda
