@@ -1,10 +1,14 @@
 """The suite for a GPU: what of it runs anywhere, at a tiny size."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from srdd import _kernels, speed, tokenizer, transformer
 from srdd.gpu_speed import in_half, our_images, pairs, resized, usual_images
+from srdd.sampling import ScaleSampler
 from srdd.scales import ScaleSchedule
 from srdd.speed import Models
 from srdd.tokenizer import TokenizerConfig
@@ -42,20 +46,67 @@ def test_half_shares_no_weight_with_the_original(models):
     assert small.markov.head.weight.abs().max() == 0  # but its siblings do
 
 
-def test_fusing_ends_with_its_block():
-    before = tokenizer.norm_silu, transformer.modulated
+def test_fusing_ends_with_its_block(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # all of them
+
+    def found():
+        functions = tokenizer.norm_silu, transformer.modulated, transformer.of_length
+        return *functions, transformer.MLP.forward, ScaleSampler.draw
+
+    before = found()
     with pytest.raises(RuntimeError), _kernels.fused():
-        assert transformer.modulated is not before[1]
+        assert not set(found()) & set(before)
         raise RuntimeError
-    assert before == (tokenizer.norm_silu, transformer.modulated)
+    assert found() == before
 
 
-def test_the_norm_that_is_fused_is_the_one_of_the_tokenizer():
-    norm, x = torch.nn.GroupNorm(4, 8), torch.randn(2, 8, 3, 5)
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+def test_the_norm_that_is_fused_is_the_one_of_the_tokenizer(mean):
+    norm, x = torch.nn.GroupNorm(4, 8), mean + torch.randn(2, 8, 3, 5)
     torch.nn.init.normal_(norm.weight)
     x = x.to(memory_format=torch.channels_last)
     mine = _kernels.group_silu(x, 4, norm.weight, norm.bias, norm.eps)
-    torch.testing.assert_close(mine, tokenizer.norm_silu(norm, x))
+    want = tokenizer.norm_silu(norm.double(), x.double()).float()
+    torch.testing.assert_close(mine, want, atol=2e-6 * (1 + mean), rtol=1e-5)
+
+
+def test_the_mlp_with_its_gelu_inside_is_the_mlp():
+    mlp, x = transformer.MLP(8, 32), torch.randn(2, 3, 8)
+    with torch.no_grad():
+        # the CPU's own product applies the exact GELU, a GPU's the one of `MLP`
+        torch.testing.assert_close(
+            _kernels.quick_mlp(mlp, x), mlp(x), atol=1e-3, rtol=0
+        )
+
+
+DRAWS = """
+import os
+os.environ["TRITON_INTERPRET"] = "1"
+from types import SimpleNamespace
+import torch
+from srdd import _kernels
+from srdd.sampling import SampleConfig, ScaleSampler
+
+logits = torch.randn(3, 4, 40, generator=torch.Generator().manual_seed(0)) * 3
+seeds = torch.tensor([5, 2**62 + 3, 123456789])
+for top_k in (0, 1, 7, 40):
+    for top_p in (1.0, 0.9, 0.3):
+        for heat in (1.0, 0.7):
+            config = SampleConfig(top_k=top_k, top_p=top_p, temperature=heat)
+            sampler = SimpleNamespace(config=config, seeds=seeds)
+            want = ScaleSampler.draw(sampler, 2, logits, 1)
+            got = _kernels.quick_draw(sampler, 2, logits, 1)
+            assert torch.equal(got[0], want[0]), (top_k, top_p, heat)
+            torch.testing.assert_close(got[1], want[1], atol=2e-6, rtol=1e-5)
+            want = ScaleSampler.draw(sampler, 2, logits, 1, 1.3)
+            got = _kernels.quick_draw(sampler, 2, logits, 1, 1.3)
+            assert torch.equal(got[0], want[0]), "temperature of a pass"
+"""
+
+
+def test_the_kernel_draws_the_tokens_of_the_sampler():
+    pytest.importorskip("triton")  # its interpreter, in a process of its own
+    subprocess.run([sys.executable, "-c", DRAWS], check=True)
 
 
 def test_without_a_gpu_the_suite_says_so():

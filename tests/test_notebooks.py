@@ -61,6 +61,7 @@ HAND_WRITTEN = {
     "studies",
     "theorem",
     "tokenizer_study",
+    "_draw",
     "_kernels",
 }
 EXPORTS = {"export", "exports", "exporti"}
