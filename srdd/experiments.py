@@ -874,7 +874,10 @@ def measure_schedule_seconds(setting: Setting) -> dict[str, Any]:
     return {"values": values}
 
 
-KNOWN = ("images", "rel_fd", "fd", "kid_1000", "is", "precision", "recall", "accuracy")
+KNOWN = (
+    "images", "rel_fd", "fd", "kid_1000", "is", "precision", "recall", "coverage",
+    "accuracy",
+)  # fmt: skip
 COSTS = ("flops", "transformer_flops")
 
 
@@ -890,13 +893,19 @@ def measure_resampling(setting: Setting) -> dict[str, Any]:
     every = study.Passes(setting.work, setting.root, setting.device)
     size, screen = every.size, every.screen
     how, values = {"count": size.samples, "seed": study.SEED}, {}
+
+    def measured(network: Any, sampling: SampleConfig) -> list[dict[str, float]]:
+        return [every.measured(network(seed), sampling, **how) for seed in SEEDS]
+
     for name, (network, sampling) in every.finals().items():
-        found = [every.measured(network(seed), sampling, **how) for seed in SEEDS]
-        values |= over_seeds(name, kept_measures(found))
+        values |= over_seeds(name, kept_measures(measured(network, sampling)))
+    usual = measured(every.trunk, screen.tuned)
     for name in size.curves:
-        sampling = screen.plans[name]
-        found = [every.measured(every.headed(s), sampling, **how) for s in SEEDS]
-        values |= over_seeds(f"curve, {name}", kept_measures(found))
+        found = kept_measures(measured(every.headed, screen.plans[name]))
+        for key in ("rel_fd", "kid_1000", "coverage"):
+            for run, base in zip(found, usual, strict=True):
+                run[f"{key} against no passes"] = run[key] - base[key]
+        values |= over_seeds(f"curve, {name}", found)
     values |= rows({"size": size.values()}) | screen.values()
     return {"values": values, "seeds": list(SEEDS)}
 

@@ -257,9 +257,17 @@ def test_what_the_note_of_s5_says_is_what_the_records_say():
     assert cpu.values[f"{name}/rel_fd"]["sd"] < one["sd"]
 
 
-def test_what_the_note_of_s3_says_of_the_preset():
-    presets = read_record("fashion-presets")
-    assert lower("best/rel_fd", "balanced/rel_fd")(presets)
+def test_what_the_note_of_s3_says_is_what_the_records_say():
+    assert lower("best/rel_fd", "balanced/rel_fd")(read_record("fashion-presets"))
+    found = read_record("resampling").values
+    for rule in ("random", "sequence", "halton", "entropy"):
+        for passes in ("1 pass", "2 passes", "4 passes", "8 passes"):
+            value = found[f"curve, {rule}, {passes}/rel_fd against no passes"]
+            assert value["mean"] + margin(value) < 0, (rule, passes)
+    for key, errors in (("transformer_flops", 0), ("rel_fd", 2), ("kid_1000", 2)):
+        plan = found[f"width 64, halton, 8 passes/{key}"]
+        wide = found[f"width 172, no passes/{key}"]
+        assert wide["mean"] < plan["mean"] - errors * plan["sd"]
 
 
 def test_what_the_note_of_s2_says_is_what_the_records_say():
@@ -270,6 +278,8 @@ def test_what_the_note_of_s2_says_is_what_the_records_say():
     assert above(better[1], 0.0)(record)
     assert record.values[worse[2]]["mean"] < 0
     assert above(worse[2], 0.0)(colour)
+    flowers = read_record("flowers")
+    assert none_worse(worse, better)(flowers)
 
 
 def test_what_is_told_apart_is_what_chance_may_do_to_two_sets(tmp_path):
