@@ -317,8 +317,10 @@ class Pipeline:
         place; after `to` or another load, call this again.
 
         Args:
-            fused: compile the small functions between the products too; faster,
-                and the first call of each kind takes some seconds longer.
+            fused: make one kernel of each of the small functions between the products
+                too, down to the draw; faster, and the first call of each kind takes
+                some seconds longer. It rounds in other places: a token close to a tie
+                may be another one. Needs Triton, which comes with PyTorch on Linux.
         Raises:
             ValueError: the networks are not on a CUDA device.
         """

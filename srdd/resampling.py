@@ -475,7 +475,7 @@ def step_back(
         attempt: which noise; 0 is that of a first run.
     Raises:
         ValueError: `to` is no scale at which a pass begins; tokens of another
-            number of images than seeds.
+            number of images than seeds, or that the codebook does not have.
     Source: chapter 10, section 7.
     """
     if not is_count(to) or to not in set(model.config.seen):
@@ -484,8 +484,8 @@ def step_back(
     if any(len(scale) != len(seeds) for scale in tokens):
         each = [len(scale) for scale in tokens]
         raise ValueError(f"tokens of {each} images per scale, want {len(seeds)}")
-    quantize = tokenizer.quantize
-    coded = islice(quantize.encode_steps(quantize.decode(list(tokens))), to)
+    finished = tokenizer.maps(list(tokens))[-1]
+    coded = islice(tokenizer.quantize.encode_steps(finished), to)
     given = tuple(step.tokens for step in coded)
     chooser = partial(Resampler, given=given, attempt=attempt)
     return sample(

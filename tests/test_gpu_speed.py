@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from srdd import _kernels, speed, tokenizer, transformer
 from srdd.gpu_speed import in_half, our_images, pairs, resized, usual_images
-from srdd.sampling import ScaleSampler
+from srdd.sampling import SampleConfig, ScaleSampler
 from srdd.scales import ScaleSchedule
 from srdd.speed import Models
 from srdd.tokenizer import TokenizerConfig
@@ -107,6 +108,19 @@ for top_k in (0, 1, 7, 40):
 def test_the_kernel_draws_the_tokens_of_the_sampler():
     pytest.importorskip("triton")  # its interpreter, in a process of its own
     subprocess.run([sys.executable, "-c", DRAWS], check=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (900, 0.96), (0, 0.9)])
+def test_the_kernel_draws_on_a_gpu_as_the_sampler_does(top_k, top_p):
+    logits = 3 * torch.randn(4, 64, 4096, device="cuda")
+    config = SampleConfig(top_k=top_k, top_p=top_p)
+    sampler = SimpleNamespace(config=config, seeds=torch.arange(4, device="cuda"))
+    tokens, logs = _kernels.quick_draw(sampler, 3, logits)
+    want, logs_want = ScaleSampler.draw(sampler, 3, logits)
+    same = tokens == want  # sums in another order: one may cross the edge of top p
+    assert same.float().mean() > 0.99
+    torch.testing.assert_close(logs[same], logs_want[same], atol=1e-3, rtol=1e-4)
 
 
 def test_without_a_gpu_the_suite_says_so():

@@ -563,3 +563,22 @@ def counted(model, tokenizer, sampling):
     ):
         resample(model, tokenizer, [0], seeds=[1], config=sampling)
     return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda ids: ids + 10**5, "tokens.*want 0"),
+        (lambda ids: ids - 1, "tokens.*want 0"),
+        (lambda ids: ids.float(), "torch.float32"),
+        (lambda ids: ids[:1], "tokens of .* images per scale, want 2"),
+    ],
+)
+def test_tokens_that_no_image_has_are_not_taken_back(change, words):
+    model, tokenizer = pair(blocks=0)
+    zeros = [torch.zeros(2, n, dtype=torch.int64) for n in tokenizer.schedule.counts]
+    with pytest.raises(ValueError, match=words):
+        step_back(
+            model, tokenizer, list(map(change, zeros)), [0, 1], to=1, seeds=[1, 2]
+        )
+    step_back(model, tokenizer, zeros, [0, 1], to=1, seeds=[1, 2])
