@@ -31,9 +31,9 @@ def check_features(features: Tensor, name: str, least: int = 2) -> Tensor:
     Raises:
         ValueError: not ``(n, d)``, fewer than `least` rows, NaN or infinity.
     """
-    if features.ndim != 2 or len(features) < least:
-        got = f"{name} has shape {tuple(features.shape)}"
-        raise ValueError(f"{got}, want (n, d) with n >= {least}; give more images")
+    if features.ndim != 2 or len(features) < least or features.is_complex():
+        got = f"{name} has shape {tuple(features.shape)} and {features.dtype}"
+        raise ValueError(f"{got}, want (n, d), real, n >= {least}; give more images")
     if bad := int((~features.isfinite()).any(1).sum()):
         got = f"{name} has NaN or infinity in {bad} of {len(features)} rows"
         raise ValueError(f"{got}; look for broken images or overflow in the network")
@@ -195,8 +195,8 @@ def kid(
     Raises:
         ValueError: fewer than two images per part, or different widths, NaN.
     """
-    if blocks < 2:
-        raise ValueError(f"want blocks >= 2, for an error, got {blocks}; give 10")
+    if type(blocks) is not int or blocks < 2:
+        raise ValueError(f"want whole blocks >= 2, for an error, got {blocks}; give 10")
     parts = []
     for turn, z in enumerate(check_pair(2 * blocks, x=x, y=y)):
         order = permutation(len(z), seed, turn).to(z.device)
@@ -217,8 +217,8 @@ def radii(points: Tensor, k: int, chunk: int = 1000) -> Tensor:
     Raises:
         ValueError: k < 1, not more than k points, NaN.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}; give 5")
+    if type(k) is not int or k < 1:
+        raise ValueError(f"k must be at least 1, a whole number, got {k}; give 5")
     points = check_features(points, "points", least=k + 1)
     found = []
     for start in range(0, len(points), chunk):
@@ -304,8 +304,8 @@ def inception_score(
         ValueError: fewer than two parts, or images per part, NaN.
     Source: Salimans et al. 2016. Chapter 14, section 6.
     """
-    if splits < 2:
-        raise ValueError(f"want splits >= 2, for a scatter, got {splits}; give 10")
+    if type(splits) is not int or splits < 2:
+        raise ValueError(f"want whole splits >= 2 for a spread, got {splits}; give 10")
     logits = check_features(logits, "logits", least=2 * splits)
     order = permutation(len(logits), seed, 0).to(logits.device)
     values = []

@@ -141,12 +141,24 @@ def commit_id() -> str:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
+def processor() -> str:
+    """Kind of CPU, its model and its widest vectors where Linux tells them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    kinds = [k for k in ("avx512f", "avx2") if re.search(rf"\b{k}\b", text)]
+    about = [*([found[1].strip()] if found else []), *kinds[:1]]
+    return f"{platform.machine()} CPU" + (f" ({', '.join(about)})" if about else "")
+
+
 def environment() -> dict[str, Any]:
     """Command, commit, date, device and versions of this run."""
     import torch
 
     on_gpu = torch.cuda.is_available()
-    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+    cpu = f"{processor()}, {torch.get_num_threads()} thread(s)"
     return {
         "command": command_line(),
         "commit": commit_id(),

@@ -504,7 +504,11 @@ def test_features_that_cannot_be_measured_are_refused():
             "queries and points have 4 and 5 features",
         ),
         (lambda: radii(cloud(4), 4), "points has shape .4, .*n >= 5.*give more"),
-        (lambda: radii(cloud(4), 0), "k must be at least 1, got 0"),
+        (lambda: radii(cloud(4), 0), "k must be at least 1.*got 0"),
+        (lambda: radii(cloud(4), 2.5), "k must be .* whole number, got 2.5"),
+        (lambda: kid(cloud(40), cloud(40), blocks=2.5), "whole blocks .*got 2.5"),
+        (lambda: kid(cloud(40) + 1j, cloud(40)), "complex.*, want .n, d., real"),
+        (lambda: inception_score(cloud(40), splits=2.5), "whole splits .*got 2.5"),
         (lambda: relative_fd(math.nan, 1.0), "distance finite, got 1.0 and nan"),
         (lambda: relative_fd(1.0, math.inf), "unit must be positive"),
         (

@@ -11,6 +11,7 @@ from srdd.records import (
     environment,
     fill_markers,
     markdown_table,
+    processor,
     read_record,
     render,
     results_dir,
@@ -84,6 +85,24 @@ def test_results_are_found_from_any_folder_of_the_checkout(tmp_path):
     (tmp_path / "nbs" / "deep").mkdir(parents=True)
     assert results_dir(tmp_path / "nbs" / "deep") == (tmp_path / "results").resolve()
     assert set(environment()) >= {"command", "commit", "device", "versions"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model name\t: A B\nflags\t: avx avx2\n", "CPU (A B, avx2)"),
+        ("flags\t: avx2 avx512f\n", "CPU (avx512f)"),
+        (None, "CPU"),
+    ],
+)
+def test_a_record_names_the_processor_where_it_is_known(monkeypatch, text, said):
+    def read(*args, **kwargs):
+        if text is None:
+            raise FileNotFoundError
+        return text
+
+    monkeypatch.setattr("pathlib.Path.read_text", read)
+    assert processor().endswith(said)
 
 
 def test_markers_are_filled_with_the_record(tmp_path):
