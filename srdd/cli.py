@@ -474,26 +474,44 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure samples of a model against images, with yardsticks."""
     from .evaluation import evaluate_model, evaluate_published
     from .experiments import Setting
+    from .files import write_json
 
+    refuse_dtype(args)
     setting = Setting(args.root, args.seed, args.device, progress=not quiet(args))
     if args.statistics is not None:
         refuse_other_protocol(args)
-        return evaluate_published(
+        found = evaluate_published(
             args.model, statistics=args.statistics, setting=setting
         )
-    data, train = args.data or "fashion-test", args.train
-    if train is None and data == "fashion-test":
-        train = "fashion"
-    return evaluate_model(
-        args.model,
-        data=data,
-        setting=setting,
-        features=args.features,
-        train=train,
-        count=args.count,
-        on_error=args.on_error,
-        upsample=args.upsample,
-    )
+    else:
+        data, train = args.data or "fashion-test", args.train
+        if train is None and data == "fashion-test":
+            train = "fashion"
+        found = evaluate_model(
+            args.model,
+            data=data,
+            setting=setting,
+            features=args.features,
+            train=train,
+            count=args.count,
+            on_error=args.on_error,
+            upsample=args.upsample,
+        )
+    if args.out:
+        write_json(args.out, found)
+    return found
+
+
+def refuse_dtype(args: argparse.Namespace) -> None:
+    """Measuring is done in float32.
+
+    Raises:
+        ValueError: another number format.
+    """
+    if args.dtype not in (None, "float32"):
+        raise ValueError(
+            f"--dtype {args.dtype}: what is measured is made in float32; leave --dtype out"
+        )
 
 
 def refuse_other_protocol(args: argparse.Namespace) -> None:
@@ -530,6 +548,7 @@ def experiment(args: argparse.Namespace) -> dict[str, Any]:
         from .experiments import EXPERIMENTS
 
         return {name: row.claim for name, row in EXPERIMENTS.items()}
+    refuse_dtype(args)
     return run(
         args.name,
         root=args.root,
@@ -1136,14 +1155,18 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("model")
     p.add_argument(
         "--data",
-        help="real images the model was not trained on: a folder, or fashion-test",
+        help="real images the model was not trained on: a folder (fashion-test)",
     )
     p.add_argument(
         "--statistics",
         metavar="FILE",
         help="FID-50k of ImageNet by the published protocol, to the evaluator's .npz",
     )
-    p.add_argument("--train", default=None, help="training images, to look for copies")
+    p.add_argument(
+        "--train",
+        default=None,
+        help="training images, to look for copies (of fashion-test: fashion)",
+    )
     p.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")
     p.add_argument("--count", type=int, help="samples (as many as real images)")
     p.add_argument(

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data import ImageSet, open_images, permutation
+from .data import FASHION_CLASSES, ImageSet, open_images, permutation
 from .experiments import Setting, class_labels, sampled
 from .features import (
     LPIPS,
     PUBLISHED_CLASSES,
     PUBLISHED_IMAGES,
     PUBLISHED_SIDES,
+    as_folders,
     fd_name,
     feature_net,
     fid_50k,
@@ -28,6 +29,7 @@ from .files import CheckpointError
 from .metrics import (
     FeatureMoments,
     FeatureNet,
+    Judge,
     Reference,
     evaluate,
     features_of,
@@ -65,11 +67,14 @@ LEAST = 40  # two halves of the real images, each enough for a KID over ten part
 def class_order(known: tuple[str, ...], found: tuple[str, ...]) -> Tensor | None:
     """The model's class id of each class of the data; None without classes.
 
+    A folder cannot have a slash in its name: there a class has "-" instead.
+
     Raises:
         ValueError: the classes are not the same.
     """
     if len(found) == 1 and found != known:
         return None
+    known, found = as_folders(known), as_folders(found)
     if sorted(known) != sorted(found):
         unlike = {
             "unknown": [name for name in found if name not in known],
@@ -141,6 +146,8 @@ def evaluate_model(
     order = class_order(pipe.classes, real.classes)
     features = features or suited_features(shape, real.classes)
     net = feature_net(features, setting.device)
+    if isinstance(net, Judge) and tuple(pipe.classes) != FASHION_CLASSES:
+        net.foreign = True  # it names clothes, not these classes
     points = None if train is None else features_of(net, open_images(train, **reading))
     reference = Reference.of(net, real, points)
     wanted = shuffled_labels(real, order, count, len(pipe.classes))
@@ -345,7 +352,8 @@ def evaluation_notes(
     notes = [
         "Reconstructed: real images through the tokenizer. Real halves: one random "
         "half against the other, the floor of the samples that are as many as a half. "
-        "Blurred: real images, by 0.7 pixels; their FD is the unit of rel-FD.",
+        "Blurred: real images, by 0.7 pixels; where there is an FD, theirs is the unit "
+        "of rel-FD.",
         "FD and rel-FD compare only at equal numbers of images and one network.",
     ]
     if net.name != "inception":
@@ -372,6 +380,8 @@ def evaluation_notes(
         notes.append("The data have no classes: no accuracy.")
     elif getattr(net, "foreign", False):
         notes.append("Accuracy is by vote of the 5 nearest real images.")
+    if real.skipped:
+        notes.append(f"{real.skipped} unreadable images were left out.")
     if train is None:
         notes.append("Give --train to look for copies of training images.")
     return notes

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from . import records
 from .data import ImageSet, digest, open_images, permutation
 from .distillation import generation_flops, shortened
 from .fast import Timing
@@ -1141,10 +1142,13 @@ def run(name: str, **setting: Any) -> dict[str, Any]:
 
     Raises:
         ValueError: no experiment of that name.
+        FileNotFoundError: no folder for the record, before anything is measured.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
     row, told = EXPERIMENTS[name], Setting(**setting)
+    own = told.out is not None and name != "judge"  # whose --out is the model's
+    target = Path(str(told.out)) if own else records.results_dir()
     counted = row.counted and told.device == "cpu"
     counter = Operations() if counted else nullcontext()
     with counter:
@@ -1152,5 +1156,5 @@ def run(name: str, **setting: Any) -> dict[str, Any]:
     facts = {"claim": row.claim, "tier": "tiny model", "seeds": [told.seed]}
     if counted:
         facts["flops"] = float(counter.total)
-    record = write_record(name=name, **(facts | measured))
+    record = write_record(target, name=name, **(facts | measured))
     return {k: v["mean"] for k, v in record.values.items()}

@@ -27,7 +27,7 @@ from .metrics import (
     Judge,
     JudgeConfig,
     accuracy,
-    check_features,
+    check_pair,
     class_scores,
     features_of,
     frechet_distance,
@@ -311,6 +311,11 @@ def feature_net(name: str, device: str | torch.device = "cpu") -> FeatureNet:
     return NETS[name](device)
 
 
+def as_folders(classes: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes as folders can bear them: "T-shirt/top" is "T-shirt-top"."""
+    return tuple(name.replace("/", "-") for name in classes)
+
+
 def suited_features(shape: tuple[int, ...], classes: tuple[str, ...]) -> str:
     """The network that knows such images: the judge for clothes, else EfficientNet.
 
@@ -318,7 +323,8 @@ def suited_features(shape: tuple[int, ...], classes: tuple[str, ...]) -> str:
         shape: ``(c, H, W)``.
         classes: names of the labels.
     """
-    clothes = shape == (1, 32, 32) and tuple(classes) == FASHION_CLASSES
+    clothes = sorted(as_folders(classes)) == sorted(as_folders(FASHION_CLASSES))
+    clothes = clothes and shape == (1, 32, 32)
     return "judge" if clothes else "efficientnet"
 
 
@@ -469,8 +475,13 @@ def voted_accuracy(
     Raises:
         ValueError: labels that do not fit the features.
     """
-    features = check_features(features, "features", least=1)
-    points, votes = check_features(points, "points", least=1), F.one_hot(known).double()
+    features, points = check_pair(1, features=features, points=points)
+    for name, ids, rows in (("labels", labels, features), ("known", known, points)):
+        if ids.shape != rows.shape[:1]:
+            raise ValueError(f"{name} {tuple(ids.shape)} for {len(rows)} images")
+    if type(k) is not int or k < 1:
+        raise ValueError(f"k must be at least 1, a whole number, got {k}; give 5")
+    votes = F.one_hot(known, int(torch.cat((known, labels)).max()) + 1).double()
     found = []
     for some in features.split(1000):
         near = squared_distances(some, points).topk(min(k, len(points)), largest=False)

@@ -501,17 +501,18 @@ def fidelity(
     Returns:
         psnr (dB), ssim and the named ones, each ``(n,)`` float64.
     Raises:
-        ValueError: no images, another number of them, or other shapes.
+        ValueError: no images, another number of them, or other shapes; a distance
+            that is no real number per image.
     """
     rows = []
     for fake, real in zip_longest(in_batches(fakes), in_batches(reals)):
-        if fake is None or real is None or fake.shape != real.shape:
-            a, b = (None if x is None else tuple(x.shape) for x in (fake, real))
+        a, b = (None if x is None else tuple(x.shape) for x in (fake, real))
+        if a != b:
             raise ValueError(f"fakes and reals must pair up, got batches {a} and {b}")
         row = {"psnr": psnr(fake.double(), real.double()), "ssim": ssim(fake, real)}
         row |= {name: between(fake, real) for name, between in distances.items()}
-        rows.append({name: x.double().cpu() for name, x in row.items()})
-    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        rows.append({k: check_features(x[:, None], k, a[0]) for k, x in row.items()})
+    return {k: torch.cat([row[k][:, 0].cpu() for row in rows]) for k in rows[0]}
 
 # %% ../nbs/14_evaluation.ipynb #reference
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,10 @@ def results_dir(start: str | Path = ".") -> Path:
     for folder in (here, *here.parents):
         if (folder / "results").is_dir():
             return folder / "results"
-    raise FileNotFoundError(f"no results/ folder in {here} or above it; pass --out")
+    raise FileNotFoundError(
+        f"no results/ folder in {here} or above it; go to a checkout of the project, or "
+        "give an experiment a folder of its own with --out"
+    )
 
 
 FOLDERS = {"--root": "$SRDD_DATA", "--work": "runs"}
@@ -114,7 +118,8 @@ def command_line(argv: Sequence[str] | None = None) -> str:
     """The command that is running, without the folders of this machine."""
     words = list(sys.argv if argv is None else argv)
     kept = []
-    for word in words[1:]:
+    split = (w.split("=", 1) if w.startswith("--") else [w] for w in words[1:])
+    for word in chain.from_iterable(split):
         long = "/" in word and word.startswith(("/", "~", ".."))
         kept.append(Path(word).name if long else word)
         if len(kept) > 1 and kept[-2] in FOLDERS:

@@ -443,6 +443,21 @@ def test_images_without_classes_are_measured_without_accuracy(trained, many):
     assert any("no classes" in note for note in found["notes"])
 
 
+def test_images_that_are_left_out_are_named(trained, many, tmp_path):
+    broken_file(many)
+    (many / "disc" / "more.png").write_bytes((many / "disc" / "1.png").read_bytes())
+    asked = ("eval", trained / "model", "--data", many, "--on-error", "skip")
+    found = run(*asked, "--out", tmp_path / "found.json")
+    assert "1 unreadable images were left out." in found["notes"]
+    assert json.loads((tmp_path / "found.json").read_text())["sets"] == found["sets"]
+
+
+def test_what_is_measured_is_made_in_float32(trained, many, capsys):
+    words = ["eval", str(trained / "model"), "--data", str(many), "--dtype", "float16"]
+    assert main(words) == 2
+    assert "leave --dtype out" in capsys.readouterr().err
+
+
 def cow_for_disc(many):
     (many / "disc").rename(many / "cow")
 

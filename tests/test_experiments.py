@@ -1,5 +1,6 @@
 """Experiments: a row each, kept in parts, with their operations counted."""
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,6 +45,21 @@ def test_operations_are_counted_unless_the_row_says_no(tmp_path, monkeypatch):
         monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("c", measure, counted))
         assert run("toy") == {"x": 1.0}
         assert read_record("toy", tmp_path).flops == flops
+
+
+def test_a_record_goes_where_it_is_sent_or_nothing_is_measured(tmp_path, monkeypatch):
+    def nowhere(start="."):
+        raise FileNotFoundError("no results/ folder; --out")
+
+    monkeypatch.setattr("srdd.records.results_dir", nowhere)
+    found = {"values": {"x": single(1.0)}}
+    monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("c", lambda setting: found))
+    assert run("toy", out=str(tmp_path / "mine")) == {"x": 1.0}
+    assert read_record("toy", tmp_path / "mine").claim == "c"
+    never = Experiment("c", lambda setting: pytest.fail("measured"))
+    monkeypatch.setitem(EXPERIMENTS, "toy", never)
+    with pytest.raises(FileNotFoundError, match="--out"):
+        run("toy")
 
 
 def test_operations_are_those_of_the_counter_of_pytorch():

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from srdd.data import FASHION_CLASSES, colour_shapes, fashion_slice, permutation
+from srdd.evaluation import class_order
 from srdd.features import (
     LPIPS,
     EfficientNet,
@@ -592,11 +593,30 @@ def test_lpips_refuses_images_that_are_no_pairs(lpips, fake, real, words):
         (
             lambda: voted_accuracy(
                 torch.zeros(2, 3),
-                torch.tensor([0, 5]),
+                torch.tensor([0, 1]),
+                torch.zeros(2, 3),
+                torch.tensor([0]),
+            ),
+            r"known \(1,\) for 2 images",
+        ),
+        (
+            lambda: voted_accuracy(
                 torch.zeros(2, 3),
                 torch.tensor([0, 1]),
+                torch.zeros(2, 4),
+                torch.tensor([0, 1]),
             ),
-            "knows 2",
+            "want one width",
+        ),
+        (
+            lambda: voted_accuracy(
+                torch.zeros(2, 3),
+                torch.tensor([0, 1]),
+                torch.zeros(2, 3),
+                torch.tensor([0, 1]),
+                k=0,
+            ),
+            "k must be at least 1",
         ),
         (
             lambda: voted_accuracy(
@@ -612,3 +632,24 @@ def test_lpips_refuses_images_that_are_no_pairs(lpips, fake, real, words):
 def test_bad_input_is_refused_with_a_sentence(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_a_class_that_no_voter_has_is_missed_and_no_error():
+    points, known = torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1])
+    queries, labels = torch.tensor([[0.0], [9.0]]), torch.tensor([0, 2])
+    assert voted_accuracy(queries, labels, points, known, k=1) == 0.5
+
+
+def test_folders_of_clothes_get_the_judge_whatever_their_order():
+    names = [name.replace("/", "-") for name in FASHION_CLASSES]
+    assert suited_features((1, 32, 32), tuple(sorted(names))) == "judge"
+    assert suited_features((1, 32, 32), (*names[1:], "hat")) == "efficientnet"
+    assert suited_features((3, 32, 32), tuple(names)) == "efficientnet"
+
+
+def test_classes_with_a_slash_are_found_in_folders():
+    names = tuple(sorted(name.replace("/", "-") for name in FASHION_CLASSES))
+    order = class_order(FASHION_CLASSES, names)
+    found = [FASHION_CLASSES[i].replace("/", "-") for i in order]
+    assert tuple(found) == names
+    assert class_order(FASHION_CLASSES, FASHION_CLASSES).tolist() == list(range(10))

@@ -473,6 +473,17 @@ def test_features_that_cannot_be_measured_are_refused():
         (lambda: neighbour_scores(cloud(30), math.inf * cloud(30)), "fake has NaN"),
         (lambda: FeatureMoments.of(math.nan * cloud(30)), "NaN or infinity in 30"),
         (lambda: fidelity([], []), "images has no images"),
+        *(
+            (
+                lambda of=of: fidelity(*torch.zeros(2, 40, 1, 12, 12), d=of),
+                words,
+            )
+            for of, words in (
+                (lambda a, b: a.flatten(1).sum(1)[:2], "d has shape .2, 1.*n >= 40"),
+                (lambda a, b: a.flatten(1), "d has shape .40, 1, 144"),
+                (lambda a, b: a.flatten(1).sum(1) / 0, "d has NaN or infinity in 40"),
+            )
+        ),
         (lambda: list(in_batches(torch.full((1, 1, 4, 4), 3.0))), r"want \[-1, 1\]"),
         (lambda: list(in_batches(torch.full((1, 1, 4, 4), math.nan))), "nan"),
         (lambda: features_of(Thumbnail(), []), "no images"),

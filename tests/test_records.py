@@ -78,6 +78,9 @@ def test_commands_name_no_folder_of_the_machine():
     assert command_line(["/x/__main__.py", "info", "fashion"]) == "srdd info fashion"
     words = ["srdd", "experiment", "a", "--work", "/scratch/me/x-3"]
     assert command_line(words) == "srdd experiment a --work runs"
+    words = ["srdd", "experiment", "a", "--work=/scratch/me", "--root=/me", "--seed=1"]
+    said = "srdd experiment a --work runs --root $SRDD_DATA --seed 1"
+    assert command_line(words) == said
 
 
 def test_results_are_found_from_any_folder_of_the_checkout(tmp_path):
