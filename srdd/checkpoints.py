@@ -273,10 +273,10 @@ def heads_of(
             f"without scale_mul_1H11 and with width {width} at depth {depth}, off the "
             "rule 64 x depth, the heads cannot be told: pass heads="
         )
-    heads = given or told or depth
+    heads = next(h for h in (given, told, depth) if h is not None)
     if told not in (None, heads):
         raise CheckpointError(f"heads is {given}, the file has {told}: leave it out")
-    if heads < 1 or width % heads:
+    if type(heads) is not int or heads < 1 or width % heads:
         raise CheckpointError(f"heads must divide the width {width}, got {heads}")
     return heads
 

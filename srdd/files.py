@@ -212,8 +212,18 @@ def verify_manifest(folder: str | Path) -> dict[str, Any]:
 
 # %% ../nbs/appendices/a4_files.ipynb #replace-folder
 def replace_folder(fresh: str | Path, final: str | Path) -> None:
-    """Put a finished folder in the place of another, on the same disk."""
+    """Put a finished folder in the place of another, on the same disk.
+
+    Raises:
+        ValueError: a folder with files in it that no `save_pretrained` wrote.
+    """
     fresh, final = Path(fresh), Path(final)
+    there = [x.name for x in final.iterdir()] if final.is_dir() else []
+    if there and "manifest.json" not in there:
+        raise ValueError(
+            f"{final} holds {sorted(there)[:3]} and no model, and would be replaced as "
+            "a whole: name a new folder"
+        )
     old = final.with_name(f".{final.name}.old-{os.getpid()}")
     if final.exists():
         os.replace(final, old)

@@ -15,6 +15,7 @@ from srdd.checkpoints import (
     buffer_shapes,
     check_expressible,
     from_var,
+    heads_of,
     key_names,
     phi_form,
     phi_keys,
@@ -450,3 +451,10 @@ def test_an_unknown_form_of_phi_is_refused(pair):
         with pytest.raises(ValueError, match="phi must be"):
             to_var(*pair, phi=form)
     check_expressible(pair[0].config, pair[1].config)
+
+
+@pytest.mark.parametrize("heads", [0, 4.0, True, "4"])
+def test_heads_are_a_whole_number_that_fits(heads):
+    state = {"blocks.0.attn.scale_mul_1H11": torch.zeros(1, 4, 1, 1)}
+    with pytest.raises(CheckpointError, match="heads"):
+        heads_of(state, depth=2, width=16, given=heads)

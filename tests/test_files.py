@@ -205,6 +205,7 @@ def test_replacing_a_folder_leaves_nothing_of_the_old(tmp_path):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.txt").write_text(name)
+    (tmp_path / "old" / "manifest.json").write_text("{}")  # a model, by its manifest
     replace_folder(tmp_path / "new", tmp_path / "old")
     assert [p.name for p in (tmp_path / "old").iterdir()] == ["new.txt"]
     assert [p.name for p in tmp_path.iterdir()] == ["old"]
@@ -308,3 +309,16 @@ def test_a_file_that_holds_no_tokens_is_named(tmp_path):
     (tmp_path / "x.safetensors").write_text("x")
     with pytest.raises(CheckpointError, match="x.safetensors"):
         load_tokens(tmp_path / "x.safetensors")
+
+
+def test_a_folder_that_holds_no_model_is_not_replaced(tmp_path):
+    fresh, final = tmp_path / "fresh", tmp_path / "photos"
+    for folder in (fresh, final):
+        folder.mkdir()
+        (folder / "a.txt").write_text(folder.name)
+    with pytest.raises(ValueError, match="photos holds .'a.txt'. and no model"):
+        replace_folder(fresh, final)
+    assert (final / "a.txt").read_text() == "photos"
+    (final / "manifest.json").write_text("{}")
+    replace_folder(fresh, final)
+    assert (final / "a.txt").read_text() == "fresh"
