@@ -5,7 +5,7 @@ same number of steps on its own tokens, and is sampled with guidance at every sc
 all but the last and at all but the last two. Its samples are painted by the shipped
 decoder and by slim ones that learned from it.
 
-What the claim is about was fixed before anything was measured. The screen, with a
+What the claim is about was fixed before the run. The screen, with a
 training seed of its own, chooses two settings: the cheapest list of sides, in any
 meaning, guided everywhere and painted by the shipped decoder ("schedule alone"), and
 the cheapest setting of all ("all levers"), each among those whose rel-FD is not more
