@@ -270,10 +270,12 @@ def tokenize(args: argparse.Namespace) -> dict[str, Any]:
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Train a transformer on the tokens of images; saves a whole model."""
+    from .files import check_replaceable
     from .pipeline import Pipeline
     from .resampling import MaskHeadTask, MaskTask
     from .training import TransformerTask, fit, scale_cross_entropy
 
+    out = check_replaceable(args.out or "model")  # before anything is trained
     given = read_config(args.config)
     config = train_config(args, given, steps=3000, batch=128, lr=2e-3)
     made, images, tokens = token_set(args)
@@ -285,7 +287,6 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     elif args.frozen:
         raise ValueError("--frozen trains a mask head alone: say --mask-blocks too")
     task = kind(model.to(args.device), tokenizer, tokens, config)
-    out = Path(args.out or "model")
     work = out.with_name(out.name + "-training")
 
     def save(step: int, averaged: Any) -> None:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CheckpointError', 'write_bytes', 'sync_folder', 'write_json', 'read_json', 'save_tensors', 'load_tensors',
-           'compare', 'sha256', 'write_manifest', 'verify_manifest', 'replace_folder', 'shipped_folder',
-           'shipped_names', 'resolve_model', 'config_to_dict', 'config_from_dict', 'Pretrained', 'save_state',
-           'load_state', 'latest_state', 'prune_states', 'TrainLog', 'TokenSet', 'token_fingerprint', 'encode_images',
-           'save_tokens', 'load_tokens']
+           'compare', 'sha256', 'write_manifest', 'verify_manifest', 'check_replaceable', 'replace_folder',
+           'shipped_folder', 'shipped_names', 'resolve_model', 'config_to_dict', 'config_from_dict', 'Pretrained',
+           'save_state', 'load_state', 'latest_state', 'prune_states', 'TrainLog', 'TokenSet', 'token_fingerprint',
+           'encode_images', 'save_tokens', 'load_tokens']
 
 # %% ../nbs/appendices/a4_files.ipynb #exported-imports
 import hashlib
@@ -211,19 +211,29 @@ def verify_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 # %% ../nbs/appendices/a4_files.ipynb #replace-folder
-def replace_folder(fresh: str | Path, final: str | Path) -> None:
-    """Put a finished folder in the place of another, on the same disk.
+def check_replaceable(folder: str | Path) -> Path:
+    """The folder, refused if what it holds would be lost.
 
     Raises:
         ValueError: a folder with files in it that no `save_pretrained` wrote.
     """
-    fresh, final = Path(fresh), Path(final)
+    final = Path(folder)
     there = [x.name for x in final.iterdir()] if final.is_dir() else []
     if there and "manifest.json" not in there:
         raise ValueError(
             f"{final} holds {sorted(there)[:3]} and no model, and would be replaced as "
             "a whole: name a new folder"
         )
+    return final
+
+
+def replace_folder(fresh: str | Path, final: str | Path) -> None:
+    """Put a finished folder in the place of another, on the same disk.
+
+    Raises:
+        ValueError: as `check_replaceable`.
+    """
+    fresh, final = Path(fresh), check_replaceable(final)
     old = final.with_name(f".{final.name}.old-{os.getpid()}")
     if final.exists():
         os.replace(final, old)

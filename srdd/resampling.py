@@ -33,7 +33,7 @@ from srdd.sampling import (
     sample,
 )
 from .scales import ScaleSchedule
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, check_tokens
 from .training import TransformerTask, drop_labels, scale_means, token_losses
 from .transformer import Condition, ScaleTransformer, TransformerConfig, packed_mix
 
@@ -484,8 +484,9 @@ def step_back(
     if any(len(scale) != len(seeds) for scale in tokens):
         each = [len(scale) for scale in tokens]
         raise ValueError(f"tokens of {each} images per scale, want {len(seeds)}")
-    finished = tokenizer.maps(list(tokens))[-1]
-    coded = islice(tokenizer.quantize.encode_steps(finished), to)
+    check_tokens(list(tokens), tokenizer.config.vocab)
+    quantize = tokenizer.quantize
+    coded = islice(quantize.encode_steps(quantize.decode(list(tokens))), to)
     given = tuple(step.tokens for step in coded)
     chooser = partial(Resampler, given=given, attempt=attempt)
     return sample(

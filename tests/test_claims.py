@@ -10,7 +10,9 @@ from srdd.claims import (
     CLAIMS,
     EACH,
     LESS,
+    LEVERS,
     MASKS,
+    PAIRED,
     SECONDS,
     STEPS,
     WHOLE,
@@ -39,6 +41,7 @@ from srdd.claims import (
 from srdd.experiments import EXPERIMENTS
 from srdd.records import read_record, results_dir, single, spread, write_record
 from srdd.schedule_study import chosen
+from srdd.studies import Variant
 from srdd.tokenizer_study import VOCABS
 
 LACKING = {"cifar10"}
@@ -242,6 +245,9 @@ def test_what_the_note_of_s4_says_is_what_the_records_say():
         seconds[f"{name}/{SECONDS}"]["mean"] for name in (CHOSEN, f"{WHOLE}, guided")
     )
     assert mine / full < 0.8
+    seeds = read_record("schedule-seeds").values
+    missed = margin(seeds[f"{LEVERS}/{PAIRED}"])
+    assert round(seeds[f"{WHOLE}, guided/rel_fd"]["mean"] / missed) == 8  # an eighth
     again = read_record("schedule-quality").values
     named = ("rel_fd", "kid_1000", "accuracy", "coverage")
     gaps = {key: again[f"{CHOSEN}, {LESS}/{key}"] for key in named}
@@ -267,6 +273,13 @@ def test_what_the_note_of_s3_says_is_what_the_records_say():
         for passes in ("1 pass", "2 passes", "4 passes", "8 passes"):
             value = found[f"curve, {rule}, {passes}/rel_fd against no passes"]
             assert value["mean"] + margin(value) < 0, (rule, passes)
+    images, trunk = found["size/images of a step"]["mean"], Variant()
+    assert found["size/steps of a head"]["mean"] == trunk.steps
+    assert images == 4 * trunk.batch
+    for key in ("rel_fd", "kid_1000"):
+        names = ("no passes", "entropy, 1 pass, warmer")
+        plain, passed = (found[f"trained together, {name}/{key}"] for name in names)
+        assert plain["mean"] - passed["mean"] < max(plain["sd"], passed["sd"])
     for key, errors in (("transformer_flops", 0), ("rel_fd", 2), ("kid_1000", 2)):
         plan = found[f"width 64, halton, 8 passes/{key}"]
         wide = found[f"width 172, no passes/{key}"]
