@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MASKS', 'BACKENDS', 'key_start', 'dense_mask', 'attend_dense', 'attend_keys', 'onednn', 'Product', 'project',
-           'product_flops', 'Linear', 'attend_packed', 'attend_flex', 'attend', 'KeyValueCache']
+           'product_flops', 'Linear', 'OfLength', 'of_length', 'seen_parts', 'attend_packed', 'attend_flex', 'attend',
+           'KeyValueCache']
 
 # %% ../nbs/05_attention.ipynb #exported-imports
 import math
@@ -84,7 +85,8 @@ def attend_keys(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> 
     """
     if q.is_cpu and q.requires_grad:
         factor = q.shape[-1] ** -0.5 if scale is None else scale
-        return (factor * q @ k.transpose(-1, -2)).softmax(-1) @ v
+        q = q if factor == 1 else factor * q
+        return (q @ k.transpose(-1, -2)).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 # %% ../nbs/05_attention.ipynb #project
@@ -161,17 +163,62 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         return project(x, self.weight, self.bias, gelu)
 
+# %% ../nbs/05_attention.ipynb #of-length
+class OfLength(torch.autograd.Function):
+    """`of_length`, whose backward pass is one formula instead of ten calls."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, length: Tensor) -> Tensor:
+        """The vectors; x, its lengths and the new ones are kept."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+        ctx.save_for_backward(x, length, norm)
+        return (x / norm * length).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of x and of the lengths, (eq-attention-length)."""
+        x, length, norm = ctx.saved_tensors
+        unit = x / norm
+        along = (grad * unit).sum(-1, keepdim=True)
+        for_x = torch.addcmul(grad, unit, along, value=-1).mul_(length / norm)
+        return for_x.to(x.dtype), along.sum_to_size(length.shape).to(length.dtype)
+
+
+def of_length(x: Tensor, length: Tensor) -> Tensor:
+    """Vectors of the given lengths instead of their own, in the dtype of x.
+
+    Args:
+        x: ``(..., d)``.
+        length: broadcasts to ``(..., 1)``.
+    """
+    if torch.is_grad_enabled():
+        return OfLength.apply(x, length)
+    return (F.normalize(x, dim=-1) * length).to(x.dtype)
+
 # %% ../nbs/05_attention.ipynb #attend-packed
+def seen_parts(x: Tensor, schedule: ScaleSchedule, mask: str) -> Sequence[Tensor]:
+    """What each scale sees of keys or values ``(b, h, n, d)``.
+
+    Parts that do not overlap are one split: its backward pass writes the
+    gradient once, where that of slices fills and adds a whole one for each.
+    """
+    if mask == "markov":
+        return x.split(schedule.counts, dim=2)
+    runs = zip(key_start(schedule, mask), schedule.starts[1:], strict=True)
+    return [x[:, :, start:stop] for start, stop in runs]
+
+
 def attend_packed(
     q: Tensor, k: Tensor, v: Tensor, schedule: ScaleSchedule, mask: str,
     scale: float | None = None,
 ) -> Tensor:
     """One unmasked call per scale on its own keys, (eq-attention-packed)."""
-    first = key_start(schedule, mask)
-    out = []
-    for own, start in zip(schedule.slices(), first, strict=True):
-        seen = slice(start, own.stop)
-        out.append(attend_keys(q[:, :, own], k[:, :, seen], v[:, :, seen], scale))
+    mine = q.split(schedule.counts, dim=2)
+    parts = zip(
+        mine, seen_parts(k, schedule, mask), seen_parts(v, schedule, mask), strict=True
+    )
+    out = [attend_keys(*part, scale) for part in parts]
     return torch.cat(out, dim=2)  # (b, h, n, d)
 
 # %% ../nbs/05_attention.ipynb #-flex

@@ -1058,7 +1058,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         measure_study_convergence,
     ),
     "causal-to-markov": Experiment(
-        "A causal model becomes a Markovian one in few steps.",
+        "A Markovian model starts better from causal weights than from fresh ones.",
         measure_causal_to_markov,
     ),
     "schedules": Experiment(

@@ -441,6 +441,9 @@ def training_part(
             models.causal, models.tokenizer, images, labels
         ),
         "usual step, cached tokens": dense_step(models, tokens),
+        "our step, causal 10, dense mask": cached_step(
+            models.causal, codes, tokens, labels, "dense"
+        ),
         "our step, causal 10": cached_step(models.causal, codes, tokens, labels),
         "our step, Markovian 10": cached_step(models.markov, codes, tokens, labels),
         "our step, Markovian 6": cached_step(models.short, short, few, labels),

@@ -14,6 +14,7 @@ from srdd.attention import (
     attend_keys,
     dense_mask,
     key_start,
+    of_length,
     project,
 )
 from srdd.scales import SHORT_256, VAR_256, VAR_512, ScaleSchedule
@@ -285,6 +286,28 @@ def test_gradients_of_a_product_are_those_of_torch(rows, turn):
         found.append([part.grad.float() for part in parts])
     for mine, torchs in zip(*found, strict=True):
         torch.testing.assert_close(mine, torchs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_vectors_of_a_given_length_and_their_gradients_are_those_of_torch(dtype):
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(2, 3, 4, 7, 8, generator=generator).to(dtype)
+    x[0, 0, 0, 0] = 0  # has no direction, and keeps none
+    length = torch.rand(2, 1, 4, 1, 1, generator=generator).to(
+        torch.float32 if dtype == torch.bfloat16 else dtype
+    )
+    found = []
+    for run in (of_length, lambda a, b: (F.normalize(a, dim=-1) * b).to(a.dtype)):
+        parts = [part.clone().requires_grad_() for part in (x, length)]
+        y = run(*parts)
+        (y * torch.linspace(-1, 1, 8, dtype=dtype)).sum().backward()
+        found.append([y.detach(), *(part.grad for part in parts)])
+    with torch.no_grad():
+        assert torch.equal(of_length(x, length), found[0][0])
+    tolerance = {"rtol": 0.02, "atol": 0.02} if dtype == torch.bfloat16 else {}
+    for mine, torchs in zip(*found, strict=True):
+        assert mine.dtype == torchs.dtype and mine.shape == torchs.shape
+        torch.testing.assert_close(mine, torchs, **tolerance)
 
 
 def test_only_the_gradients_that_are_wanted_are_computed():
