@@ -35,9 +35,17 @@ from .metrics import (
     in_batches,
     yardsticks,
 )
+from .peer_speed import PUBLIC, checkout, public_suite, revision
 from .pipeline import Pipeline, load_decoder
 from .presets import DECODERS, EVERY, GRID, WIDE, chosen
-from .records import commit_id, read_record, single, spread, write_record
+from .records import (
+    commit_id,
+    environment,
+    read_record,
+    single,
+    spread,
+    write_record,
+)
 from .resampling import resample
 from .sampling import SampleConfig, image_seeds
 from .speed import fashion_suite, var_suite
@@ -565,6 +573,20 @@ def measure_var_speed(setting: Setting) -> dict[str, Any]:
     }
     values["blocks of the table of wastes"] = single(found["wastes"]["blocks"])
     return {"values": values, "tier": "full scale"}
+
+
+def measure_var_peer(setting: Setting) -> dict[str, Any]:
+    """The public implementation, whose checkout is the root, beside ours."""
+    found = public_suite(setting.root)
+    values = {f"equal/{name}": single(n) for name, n in found["equal"].items()}
+    for name, numbers in found["ratios"].items():
+        values |= rounds(name, numbers)
+    for name, numbers in found["seconds"].items():
+        values |= rounds(f"{name}, CPU seconds", numbers)
+    for name, row in found["counts"].items():
+        values |= {f"{name}/{key}": single(number) for key, number in row.items()}
+    versions = environment()["versions"] | {PUBLIC: revision(checkout(setting.root))}
+    return {"values": values, "tier": "full scale", "versions": versions}
 
 
 def measure_var_gpu(setting: Setting) -> dict[str, Any]:
@@ -1124,6 +1146,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         "A model of published size is sampled and trained faster than usual, with "
         "the same tokens.",
         measure_var_speed,
+    ),
+    "var-peer": Experiment(
+        "The public implementation computes what ours does, and takes longer.",
+        measure_var_peer,
     ),
     "var-gpu": Experiment(
         "On a GPU a model of published size is sampled faster than usual.",

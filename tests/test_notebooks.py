@@ -51,6 +51,7 @@ HAND_WRITTEN = {
     "experiments",
     "features",
     "gpu_speed",
+    "peer_speed",
     "resampling_study",
     "schedule_study",
     "set_study",
