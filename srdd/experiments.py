@@ -880,6 +880,7 @@ KNOWN = (
     "accuracy",
 )  # fmt: skip
 COSTS = ("flops", "transformer_flops")
+SIGHTED = ("rel_fd", "kid_1000", "accuracy", "recall")
 
 
 def kept_measures(runs: Sequence[dict[str, float]], *more: str) -> Any:
@@ -938,6 +939,16 @@ def measure_fashion_resampling(setting: Setting) -> dict[str, Any]:
     values |= over("no passes, own settings", usual)
     for name in (*screen.finalists, *size.curves):
         values |= over(name, measured(screen.plans[name]))
+    asked = [n for n in screen.finalists if screen.plans[n].resampling.law == "head"]
+    for name in dict.fromkeys((*asked, study.SEEING)):
+        runs = measured(screen.plans[name])
+        blind = measured(study.unseeing(screen.plans[name]))
+        values |= over(name, runs) | over(f"{name}, nothing in sight", blind)
+        shifts = [
+            {f"{key} against nothing in sight": a[key] - b[key] for key in SIGHTED}
+            for a, b in zip(runs, blind, strict=True)
+        ]
+        values |= over_seeds(name, shifts)
     backs = [every.back(head, screen.tuned, seed) for head, seed in heads]
     for to in study.FINE:
         values |= over(f"back to scale {to + 1}", [back[to] for back in backs])
