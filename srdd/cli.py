@@ -334,6 +334,7 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         for k, row in facts.pop("presets", {}).items()
         if "measured" in row
     }
+    own = next((k for k in presets if pipe.presets[k] == pipe.sampling), None)
     config, shape = pipe.transformer.config, pipe.tokenizer.config
     if args.mask:
         config = replace(config, mask=args.mask)
@@ -348,6 +349,7 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         "cache_bytes_per_image": cache_bytes(config),
         **costs(args, config, shape, parameters(pipe.tokenizer)),
         **({"presets": presets} if presets else {}),
+        **({"default_preset": own} if own else {}),
         "manifest": facts,
     }
 
