@@ -880,7 +880,6 @@ KNOWN = (
     "accuracy",
 )  # fmt: skip
 COSTS = ("flops", "transformer_flops")
-SIGHTED = ("rel_fd", "kid_1000", "accuracy", "recall")
 
 
 def kept_measures(runs: Sequence[dict[str, float]], *more: str) -> Any:
@@ -939,16 +938,6 @@ def measure_fashion_resampling(setting: Setting) -> dict[str, Any]:
     values |= over("no passes, own settings", usual)
     for name in (*screen.finalists, *size.curves):
         values |= over(name, measured(screen.plans[name]))
-    asked = [n for n in screen.finalists if screen.plans[n].resampling.law == "head"]
-    for name in dict.fromkeys((*asked, study.SEEING)):
-        runs = measured(screen.plans[name])
-        blind = measured(study.unseeing(screen.plans[name]))
-        values |= over(name, runs) | over(f"{name}, nothing in sight", blind)
-        shifts = [
-            {f"{key} against nothing in sight": a[key] - b[key] for key in SIGHTED}
-            for a, b in zip(runs, blind, strict=True)
-        ]
-        values |= over_seeds(name, shifts)
     backs = [every.back(head, screen.tuned, seed) for head, seed in heads]
     for to in study.FINE:
         values |= over(f"back to scale {to + 1}", [back[to] for back in backs])
@@ -960,6 +949,31 @@ def measure_fashion_resampling(setting: Setting) -> dict[str, Any]:
             found = [{key: run[key] for key in keys} for run in runs]
             values |= over_seeds(f"chain, {gate}, {mark} passes", found)
     values |= screen.values()
+    return {"values": values, "seeds": [seed for _, seed in size.seeds]}
+
+
+def measure_mask_head_control(setting: Setting) -> dict[str, Any]:
+    """A pass of the shipped model's mask head against one that sees no token."""
+    from . import resampling_study as study
+
+    every = study.Passes(setting.work, setting.root, setting.device)
+    size, own = every.shipped_size, every.shipped_size.settings[study.DEFAULT]
+    plan = replace(own, resampling=size.plans[study.SEEING].passes)
+    ways = {"no passes": own, study.SEEING: plan, study.BLIND: study.unseeing(plan)}
+    runs = {
+        name: [
+            every.measured(every.shipped(head), sampling, count=size.samples, seed=seed)
+            for head, seed in size.seeds
+        ]
+        for name, sampling in ways.items()
+    }
+    values = rows({"size": {"images": size.samples, "heads": len(set(size.heads))}})
+    for name, found in runs.items():
+        values |= over_seeds(name, kept_measures(found))
+    for other in ("no passes", study.BLIND):
+        pairs = zip(runs[study.SEEING], runs[other], strict=True)
+        shifts = [{key: a[key] - b[key] for key in KNOWN[1:]} for a, b in pairs]
+        values |= over_seeds(f"{study.SEEING}, less {other}", shifts)
     return {"values": values, "seeds": [seed for _, seed in size.seeds]}
 
 
@@ -1113,6 +1127,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mask-head": Experiment(
         "A mask head learns more from tokens in sight if all is trained together.",
         measure_mask_head,
+    ),
+    "mask-head-control": Experiment(
+        "A pass of the shipped model's mask head is better because it sees tokens.",
+        measure_mask_head_control,
     ),
     "guidance-schedules": Experiment(
         "Where guidance acts matters as much as how strong it is.",

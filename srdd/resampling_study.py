@@ -15,8 +15,8 @@ Plans with the law "same" are screened, and shown, but barred from the finals, w
 they score: they are truncation (chapter 10, section 1), so a victory of theirs would say
 nothing about refinement.
 
-Of the shipped model two plans have a control: as many passes of the same head, which
-draws all tokens again and so sees none of them. It costs the same.
+Of the shipped model one plan has a control, in a record of its own: as many passes of
+the same head, which draws all tokens again and so sees none of them. It costs the same.
 
 How large a comparison is depends on the device: see `Size` and `ShippedSize`; records
 say it. On a CPU more plans than settings are tried, on one network or head; of the
@@ -297,6 +297,8 @@ DEFAULT = "linear 3, no truncation"
 """The shipped model's own settings; both of its sizes screen them."""
 SEEING = "sequence, 1 pass"
 """A plan as warm as its draft: its control differs in what the head sees alone."""
+BLIND = "all again, nothing in sight"
+"""The control: a pass of the same head that draws all tokens again."""
 Runs = list[dict[str, float]]
 
 
