@@ -41,6 +41,7 @@ from srdd.claims import (
 )
 from srdd.experiments import EXPERIMENTS
 from srdd.records import read_record, results_dir, single, spread, write_record
+from srdd.resampling_study import BLIND, SEEING
 from srdd.schedule_study import chosen
 from srdd.studies import Variant
 from srdd.tokenizer_study import VOCABS
@@ -284,6 +285,10 @@ def test_what_the_note_of_s5_says_is_what_the_records_say():
 
 def test_what_the_note_of_s3_says_is_what_the_records_say():
     assert lower("best/rel_fd", "balanced/rel_fd")(read_record("fashion-presets"))
+    control, pair = read_record("mask-head-control"), (SEEING, BLIND)
+    assert above(f"{SEEING}, less {BLIND}/rel_fd", 0.0)(control)
+    costs = [control.values[f"{name}/flops"]["mean"] for name in pair]
+    assert costs[0] == costs[1]
     found = read_record("resampling").values
     for rule in ("random", "sequence", "halton", "entropy"):
         for passes in ("1 pass", "2 passes", "4 passes", "8 passes"):
