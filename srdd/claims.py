@@ -193,14 +193,16 @@ def ahead_at_equal_cost(measures: Sequence[str], cost: str, times: float) -> Rul
 def cheap_and_equal(name: str, reference: str, saved: float) -> Rule:
     """Rule: a set saves a share of the operations of another and is as good.
 
-    As good: its rel-FD, less that of the other seed by seed, is not above zero beyond
-    chance.
+    As good: its rel-FD, less that of the other seed by seed, is in the mean not above
+    its own spread, one standard deviation of these differences over the seeds.
     """
 
     def rule(record: Record) -> bool:
         mine, full = (record.values[f"{n}/flops"]["mean"] for n in (name, reference))
         difference = record.values[f"{name}/{PAIRED}"]
-        equal = difference["mean"] <= margin(difference)
+        if difference["sd"] is None:
+            raise ValueError("one measurement has no spread")
+        equal = difference["mean"] <= difference["sd"]
         return mine <= (1 - saved) * full and equal
 
     return rule
@@ -309,6 +311,8 @@ WHOLE, SECONDS = "retokenise 1-2-3-4-6-8", "CPU seconds of 64 images"
 ALONE, LEVERS = "schedule alone", "all levers"
 PAIRED, LESS = "rel-FD against the full list", "minus the full list"
 CHOSEN = "retokenise 1-2-3-6-8, guided, decoder 10 x 2"
+OTHER_SIDES = "retokenise 1-3-6-8, guided"
+SAVES = "operations that 1-3-6-8 saves"
 USUAL = "usual, causal 10"
 LATENCY = "latency at {}, causal / Markovian"
 MEMORY = "memory at {}, batch 64, causal / Markovian"
@@ -449,6 +453,15 @@ CLAIMS = (
                 )
             ),
             *(
+                ("mask-head-control", f"{name}/rel_fd", f"control, {name}")
+                for name in (
+                    "no passes",
+                    "sequence, 1 pass",
+                    "all again, nothing in sight",
+                    "sequence, 1 pass, less all again, nothing in sight",
+                )
+            ),
+            *(
                 ("fashion-presets", f"{name}/rel_fd", f"shipped model, preset {name}")
                 for name in ("balanced", "best")
             ),
@@ -462,7 +475,9 @@ CLAIMS = (
         "threshold; but the head saw four times the images of the trunk, and trained "
         "together a pass gains less than one spread. A wider network of the cost of eight "
         "passes is better. The shipped model, with one head and "
-        "three sampling seeds, has no say in the verdict: its preset 'best', two passes "
+        "three sampling seeds, has no say in the verdict. There a control, a pass of the "
+        "same cost whose head sees no token of the scale, is a little better in rel-FD "
+        "than one that sees some, so seeing did not help. The preset 'best', two passes "
         "of the training-free law, is ahead of its tuned settings in rel-FD, but nobody "
         "has measured a network of that cost without passes.",
     ),
@@ -500,54 +515,67 @@ CLAIMS = (
             ),
             *floors(5000),
         ),
-        note="All levers, as a screen chose them by a rule fixed beforehand: the list "
+        note="As good means: rel-FD, less that of the full list seed by seed, is in the "
+        "mean not above one standard deviation of these differences. That is stricter "
+        "than chance, was put in its place after the numbers were known, and changed no "
+        "verdict. All levers, as a screen chose them by a rule fixed beforehand: the list "
         "1-2-3-6-8, guided at every scale, painted by a slim decoder of 10 channels and "
         "2 blocks. The slim decoder saves most of it; the schedule alone is far from a "
         "fifth. The verdict is on operations of layers as written, before a CPU folds "
         "some; of its seconds, where drawing counts too, they save more than a fifth. "
         "An earlier run, with other guidance and decoders, had said no. Three seeds would "
         "miss a difference of an eighth of the rel-FD. Trained again on a "
-        "CPU, coverage alone is worse beyond chance, by a little.",
+        "CPU, where seeds scatter less, a difference of about the same size is above its "
+        "standard deviation, so there the rule would say no; beyond chance coverage alone "
+        "is worse, by a little.",
     ),
     Claim(
         "S5",
         "The list that keeps every other side is near-optimal.",
         SUMMARY,
-        "schedules",
-        (
-            ("rel-FD, 1-3-6-8", "retokenise 1-3-6-8, guided/rel_fd"),
-            ("1-2-3-6-8", "retokenise 1-2-3-6-8, guided/rel_fd"),
-            ("1-2-3-4-8", "retokenise 1-2-3-4-8, guided/rel_fd"),
-            ("the full list", "retokenise 1-2-3-4-6-8, guided/rel_fd"),
+        "schedule-quality",
+        tuple(
+            (f"{what}, {title} less the full list's", f"{name}, {LESS}/{key}")
+            for what, name in (
+                ("1-3-6-8", OTHER_SIDES),
+                ("1-2-3-6-8", "retokenise 1-2-3-6-8, guided"),
+            )
+            for title, key in (
+                ("rel-FD", "rel_fd"),
+                ("KID x 1000", "kid_1000"),
+                ("accuracy", "accuracy"),
+                ("coverage", "coverage"),
+            )
         ),
-        on_front("retokenise 1-3-6-8, guided", "flops", "rel_fd", among=", guided"),
+        none_worse(
+            [f"{OTHER_SIDES}, {LESS}/{key}" for key in ("rel_fd", "kid_1000")],
+            [f"{OTHER_SIDES}, {LESS}/{key}" for key in ("accuracy", "coverage")],
+        ),
         (
-            (
-                "schedule-seeds",
-                "retokenise 1-3-6-8, guided/rel_fd",
-                "1-3-6-8 over three training seeds",
+            *(
+                (record, f"{name}/rel_fd", f"rel-FD, {text}, {what}")
+                for record, what in (
+                    ("schedule-seeds", "three seeds on a GPU"),
+                    ("schedules", "screen"),
+                )
+                for name, text in (
+                    (OTHER_SIDES, "1-3-6-8"),
+                    ("retokenise 1-2-3-6-8, guided", "1-2-3-6-8"),
+                    (f"{WHOLE}, guided", "the full list"),
+                )
             ),
-            ("schedule-seeds", "retokenise 1-2-3-6-8, guided/rel_fd", "1-2-3-6-8"),
-            (
-                "schedule-seeds",
-                "retokenise 1-2-3-4-6-8, guided/rel_fd",
-                "the full list",
-            ),
-            (
-                "schedule-quality",
-                f"retokenise 1-3-6-8, guided, {LESS}/rel_fd",
-                "trained again on a CPU, less the full list's",
-            ),
+            ("schedule-quality", saved(OTHER_SIDES, f"{WHOLE}, guided"), SAVES),
             *floors(5000),
         ),
         note="The paper's list, 1-3-5-8-13-16, is for maps of side 16; ours end at 8, "
-        "and its likeness is 1-3-6-8. It is one of several lists on the front of a "
-        "screen with one seed, guided everywhere, shipped decoder. Three seeds on a GPU "
-        "cannot tell it from the full one; three on a CPU, which scatter less, can: a "
-        "little worse in rel-FD, KID and coverage. So: on the front, not free. The rule "
-        "asks for little: lists that are far worse, and cheaper, are on the front too. In "
-        "an earlier screen, with weaker guidance, another list was cheaper and better, and "
-        "the verdict was no.",
+        "and its likeness is 1-3-6-8, guided everywhere, shipped decoder. The rule asks "
+        "that it is not worse than the full list in rel-FD, KID, accuracy or coverage, "
+        "beyond chance, over three training seeds. It is, in all but accuracy, by a "
+        "little. An earlier rule asked for less, that on the screen with one seed no list "
+        "be both cheaper and better; by that one it was reproduced, and still would be, "
+        "as would lists that are far worse and cheaper. The rule was changed after these "
+        "numbers were known. Three seeds on a GPU, which scatter more, cannot tell the "
+        "two lists apart.",
     ),
     Claim(
         "S6",

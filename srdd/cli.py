@@ -15,6 +15,12 @@ from pathlib import Path
 from typing import Any
 
 TRAINING = ("train", "train-tokenizer", "slim-decoder")
+MASKS = ("markov", "causal", "band")
+GUIDANCE_RULES = ("constant", "linear", "interval")
+PASS_RULES = ("random", "sequence", "halton", "confidence", "entropy", "threshold")
+PASS_LAWS = ("head", "map", "same")
+SUITES = ("fashion", "var", "var-gpu")
+"""Words that the library knows, said again here: help comes without importing it."""
 EXAMPLES = """examples:
   srdd sample fashion --out grid.png          ten classes from the shipped model
   srdd reconstruct fashion photos/ --out r.png
@@ -328,6 +334,7 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         for k, row in facts.pop("presets", {}).items()
         if "measured" in row
     }
+    own = next((k for k in presets if pipe.presets[k] == pipe.sampling), None)
     config, shape = pipe.transformer.config, pipe.tokenizer.config
     if args.mask:
         config = replace(config, mask=args.mask)
@@ -342,6 +349,7 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         "cache_bytes_per_image": cache_bytes(config),
         **costs(args, config, shape, parameters(pipe.tokenizer)),
         **({"presets": presets} if presets else {}),
+        **({"default_preset": own} if own else {}),
         "manifest": facts,
     }
 
@@ -931,13 +939,24 @@ def common() -> argparse.ArgumentParser:
     return parser
 
 
-def training_options(parser: argparse.ArgumentParser, init: bool = True) -> None:
-    """Options of the training verbs."""
+def data_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the verbs that read images to learn from."""
     parser.add_argument(
         "data",
         help="folder (one sub-folder per class) or fashion, fashion-slice, shapes",
     )
     parser.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")
+    parser.add_argument(
+        "--on-error",
+        default="raise",
+        choices=("raise", "skip"),
+        help="what to do with unreadable images (raise)",
+    )
+
+
+def training_options(parser: argparse.ArgumentParser, init: bool = True) -> None:
+    """Options of the training verbs."""
+    data_options(parser)
     parser.add_argument(
         "--config",
         default=None,
@@ -957,12 +976,6 @@ def training_options(parser: argparse.ArgumentParser, init: bool = True) -> None
             metavar="MODEL",
             help="start from a trained model (fine-tune)",
         )
-    parser.add_argument(
-        "--on-error",
-        default="raise",
-        choices=("raise", "skip"),
-        help="what to do with unreadable images (raise)",
-    )
     parser.add_argument("--steps", type=int, help="optimizer steps")
     parser.add_argument("--batch", type=int, help="images per step")
     parser.add_argument("--lr", type=float, help="peak learning rate")
@@ -978,9 +991,13 @@ def loss_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--perceptual", metavar="JUDGE", help="classifier for a feature loss"
     )
-    parser.add_argument("--perceptual-weight", type=float, default=0.7)
+    parser.add_argument(
+        "--perceptual-weight", type=float, default=0.7, help="of that loss (0.7)"
+    )
     parser.add_argument("--adversarial", action="store_true", help="add a patch critic")
-    parser.add_argument("--adversarial-weight", type=float, default=0.1)
+    parser.add_argument(
+        "--adversarial-weight", type=float, default=0.1, help="of the critic (0.1)"
+    )
 
 
 def token_options(parser: argparse.ArgumentParser) -> None:
@@ -1025,41 +1042,96 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
     p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
     p.add_argument(
         "--preset",
-        help="settings: fast, balanced, best of a shipped model; plain, fashion, "
-        "var-fid, var-demo",
+        metavar="NAME",
+        help="settings to start from: fast, balanced or best of a shipped model, whose "
+        "cost and quality `srdd info MODEL` prints; plain, fashion, var-fid or var-demo "
+        "(the model's own; of a shipped one that is balanced)",
     )
     each = {"type": per_scale, "metavar": "X[,X...]"}
     p.add_argument("--guidance", **each, help="weight w; 1 is none; or one per scale")
-    p.add_argument("--guidance-rule", choices=("constant", "linear", "interval"))
-    p.add_argument("--interval", type=several, metavar="LOW,HIGH", help="in [0, 1]")
+    p.add_argument(
+        "--guidance-rule",
+        choices=GUIDANCE_RULES,
+        help="the weight over the scales. constant: w; linear: from 1 to w; interval: w "
+        "inside --interval, 1 outside",
+    )
+    p.add_argument(
+        "--interval",
+        type=several,
+        metavar="LOW,HIGH",
+        help="with --guidance-rule interval: where it begins and ends, 0 being the "
+        "first scale and 1 the last",
+    )
     p.add_argument(
         "--guidance-off", type=int, metavar="M", help="no guidance at the last M scales"
     )
-    p.add_argument("--top-k", **each, help="most likely codes kept; 0 all")
-    p.add_argument("--top-p", **each, help="probability kept; 1 all")
-    p.add_argument("--temperature", **each, help="divides the logits")
+    p.add_argument(
+        "--top-k", **each, help="most likely codes kept; 0 all; or one per scale"
+    )
+    p.add_argument("--top-p", **each, help="probability kept; 1 all; or one per scale")
+    p.add_argument(
+        "--temperature",
+        **each,
+        help="divides the logits: below 1 sharper, above flatter; or one per scale",
+    )
     p.add_argument(
         "--back-to",
         type=int,
         metavar="K",
         help="when all scales are drawn, go back to scale K, from 0, and draw on",
     )
-    plan = p.add_argument_group("passes that draw tokens again (chapter 10)")
-    plan.add_argument("--passes", dest="pass_passes", **each, help="after the first")
-    plan.add_argument("--rule", dest="pass_rule", help="which tokens: sequence, ...")
-    plan.add_argument("--law", dest="pass_law", help="head, map or same")
+    add_passes(p, each)
+
+
+def add_passes(p: argparse.ArgumentParser, each: dict[str, Any]) -> None:
+    """Options of the passes over a scale."""
+    plan = p.add_argument_group(
+        "passes that draw tokens again (chapter 10)",
+        "Any of these asks for passes; the others then have their defaults.",
+    )
+    plan.add_argument(
+        "--passes",
+        dest="pass_passes",
+        **each,
+        help="how many, after the first draw; or one number per scale (1)",
+    )
+    plan.add_argument(
+        "--rule",
+        dest="pass_rule",
+        choices=PASS_RULES,
+        help="which tokens. random: others in each pass; sequence (the default): the "
+        "tail of one random order; halton: of one that covers the map evenly; "
+        "confidence: the least likely; entropy: where the law is least sure; "
+        "threshold: all less likely than --share",
+    )
+    plan.add_argument(
+        "--law",
+        dest="pass_law",
+        choices=PASS_LAWS,
+        help="drawn from what. head (the default): the mask head, which a model has to "
+        "have; map: the network, shown a map with the kept tokens, for models with "
+        "the markov mask, the shipped one too; same: the first draw's law, which only "
+        "truncates",
+    )
     plan.add_argument(
         "--scales",
         dest="pass_scales",
         type=several,
         metavar="K[,K...]",
-        help="which scales, from 0; all",
+        help="which scales, counted from 0 (all)",
     )
     plan.add_argument(
-        "--share", dest="pass_share", **each, help="part of the tokens, or per pass"
+        "--share",
+        dest="pass_share",
+        **each,
+        help="part of a scale's tokens in each pass, in (0, 1], or one part per pass; "
+        "of threshold the probability (fewer from pass to pass, along a cosine)",
     )
     plan.add_argument(
-        "--pass-temperature", type=float, help="of the passes; that of the draw"
+        "--pass-temperature",
+        type=float,
+        metavar="X",
+        help="temperature of the passes (that of the first draw)",
     )
 
 
@@ -1114,9 +1186,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="learn from so many photographs, and as many samples; kept in memory (6000)",
     )
     p = verb(verbs, shared, "tokenize", tokenize)
-    p.add_argument("data")
-    p.add_argument("--root", default=None)
-    p.add_argument("--on-error", default="raise", choices=("raise", "skip"))
+    data_options(p)
     token_options(p)
     p = verb(verbs, shared, "train", train)
     training_options(p)
@@ -1124,8 +1194,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--tokens", default=None, help="token file made by tokenize")
     p.add_argument(
         "--mask",
-        choices=("markov", "causal", "band"),
-        help="which scales a scale may look at (markov: its own)",
+        choices=MASKS,
+        help="which scales a scale may look at. markov (the default): its own; causal: "
+        "all before it too; band: the one before it too",
     )
     p.add_argument("--depth", type=int, default=4, help="blocks (4)")
     p.add_argument("--width", type=int, default=128, help="channels (128)")
@@ -1142,7 +1213,9 @@ def build_parser() -> argparse.ArgumentParser:
     p = verb(verbs, shared, "info", info)
     p.add_argument("model", help="folder, shipped name, or a preset: d16")
     p.add_argument("--batch", type=int, default=1, help="images, for memory (1)")
-    p.add_argument("--mask", choices=("markov", "causal", "band"))
+    p.add_argument(
+        "--mask", choices=MASKS, help="count as with this mask (the model's own)"
+    )
     p = verb(verbs, shared, "convert", convert)
     p.add_argument(
         "files", nargs="+", help="tokenizer and transformer, .pth or .safetensors"
@@ -1153,7 +1226,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--heads", type=int, help="if the file does not tell")
     p.add_argument("--lenient", action="store_true", help="drop unexpected names")
     p = verb(verbs, shared, "eval", evaluate)
-    p.add_argument("model")
+    p.add_argument("model", help='folder, shipped name ("fashion") or hub id')
     p.add_argument(
         "--data",
         help="real images the model was not trained on: a folder (fashion-test)",
@@ -1185,8 +1258,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="feature network (the judge for clothes, else efficientnet)",
     )
     p = verb(verbs, shared, "bench", bench)
-    p.add_argument("--suite", default="fashion")
-    p.add_argument("--repeats", type=int, default=20)
+    p.add_argument(
+        "--suite",
+        default="fashion",
+        metavar=f"{{{','.join(SUITES)}}}",
+        help="the shipped pair, or a model of published size on a CPU or a GPU (fashion)",
+    )
+    p.add_argument("--repeats", type=int, default=20, help="rounds (20)")
     p = verb(verbs, shared, "experiment", experiment)
     p.add_argument("name", help='a name, or "list"')
     p.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")

@@ -974,6 +974,31 @@ def measure_fashion_resampling(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": [seed for _, seed in size.seeds]}
 
 
+def measure_mask_head_control(setting: Setting) -> dict[str, Any]:
+    """A pass of the shipped model's mask head against one that sees no token."""
+    from . import resampling_study as study
+
+    every = study.Passes(setting.work, setting.root, setting.device)
+    size, own = every.shipped_size, every.shipped_size.settings[study.DEFAULT]
+    plan = replace(own, resampling=size.plans[study.SEEING].passes)
+    ways = {"no passes": own, study.SEEING: plan, study.BLIND: study.unseeing(plan)}
+    runs = {
+        name: [
+            every.measured(every.shipped(head), sampling, count=size.samples, seed=seed)
+            for head, seed in size.seeds
+        ]
+        for name, sampling in ways.items()
+    }
+    values = rows({"size": {"images": size.samples, "heads": len(set(size.heads))}})
+    for name, found in runs.items():
+        values |= over_seeds(name, kept_measures(found))
+    for other in ("no passes", study.BLIND):
+        pairs = zip(runs[study.SEEING], runs[other], strict=True)
+        shifts = [{key: a[key] - b[key] for key in KNOWN[1:]} for a, b in pairs]
+        values |= over_seeds(f"{study.SEEING}, less {other}", shifts)
+    return {"values": values, "seeds": [seed for _, seed in size.seeds]}
+
+
 def measure_mask_head(setting: Setting) -> dict[str, Any]:
     """What mask heads know: on a frozen network, trained with it, on the shipped one."""
     from . import resampling_study as study
@@ -1124,6 +1149,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mask-head": Experiment(
         "A mask head learns more from tokens in sight if all is trained together.",
         measure_mask_head,
+    ),
+    "mask-head-control": Experiment(
+        "A pass of the shipped model's mask head is better because it sees tokens.",
+        measure_mask_head_control,
     ),
     "guidance-schedules": Experiment(
         "Where guidance acts matters as much as how strong it is.",

@@ -1,8 +1,8 @@
 """The named settings of the shipped models: what was tried, and which were chosen.
 
-`GRID`, and `PASSES` where it may be, is screened with one sampling seed. From the screen `chosen` takes "balanced"
-(the model's own settings), "best" (lowest rel-FD) and "fast" (lowest rel-FD among the
-cheap ones); those three are then measured again, with other seeds, each painted by the
+`GRID`, and `PASSES` where it may be, is screened with one sampling seed. From the screen
+`chosen` takes "balanced" (the model's own settings, the default), "best" (lowest rel-FD)
+and "fast" (lowest rel-FD among the cheap ones); those three are then measured again, with other seeds, each painted by the
 decoder that `DECODERS` says. ``srdd report`` writes them with their cost and quality into
 the model's manifest. The record of a model is ``NAME-presets``.
 """

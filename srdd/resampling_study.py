@@ -11,6 +11,13 @@ What decides, written before it was measured: passes pay if some set with passes
 ahead of *every* set without passes that costs no more, in rel-FD or in KID, by more
 than twice the larger of the two standard deviations over training seeds.
 
+Plans with the law "same" are screened, and shown, but barred from the finals, whatever
+they score: they are truncation (chapter 10, section 1), so a victory of theirs would say
+nothing about refinement.
+
+Of the shipped model one plan has a control, in a record of its own: as many passes of
+the same head, which draws all tokens again and so sees none of them. It costs the same.
+
 How large a comparison is depends on the device: see `Size` and `ShippedSize`; records
 say it. On a CPU more plans than settings are tried, on one network or head; of the
 shipped model one head serves all seeds of the samples, whose spread it is.
@@ -288,6 +295,10 @@ SHIPPED_SIZES = {
 }  # fmt: skip
 DEFAULT = "linear 3, no truncation"
 """The shipped model's own settings; both of its sizes screen them."""
+SEEING = "sequence, 1 pass"
+"""A plan as warm as its draft: its control differs in what the head sees alone."""
+BLIND = "all again, nothing in sight"
+"""The control: a pass of the same head that draws all tokens again."""
 Runs = list[dict[str, float]]
 
 
@@ -345,7 +356,8 @@ class Screen:
     def finalists(self) -> tuple[str, str]:
         """The best of the cheap plans, and the best of the others.
 
-        Plans with the same law again only truncate: they are tried, not chosen.
+        Plans with the same law again only truncate: they are tried and shown, and
+        never chosen, even if they have the lowest rel-FD.
         """
 
         def cost(sampling: SampleConfig) -> float:
@@ -368,6 +380,14 @@ class Screen:
             ]
             found |= over_seeds(f"screen, {name}", runs)
         return found
+
+
+def unseeing(sampling: SampleConfig) -> SampleConfig:
+    """The control of a plan: as many passes, each of which draws all tokens again.
+
+    The head then sees no token of the scale, at the same cost.
+    """
+    return replace(sampling, resampling=replace(sampling.resampling, share=1.0))
 
 
 def truncates(sampling: SampleConfig) -> bool:

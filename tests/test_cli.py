@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,11 +14,20 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from srdd import cli
+from srdd.attention import MASKS
 from srdd.cli import build_parser, main, names, schedule_for
 from srdd.data import open_images
 from srdd.features import NETS, moments_of
 from srdd.files import CheckpointError
 from srdd.pipeline import Pipeline
+from srdd.sampling import (
+    GUIDANCE_RULES,
+    RESAMPLING_LAWS,
+    RESAMPLING_RULES,
+    SAMPLING_PRESETS,
+)
+from srdd.speed import SUITES
 from srdd.transformer import ScaleTransformer
 
 VERBS = (
@@ -100,6 +110,36 @@ def trained(photos, tmp_path_factory) -> Path:
         2,
     )
     return root
+
+
+CHOICES = {
+    "--guidance-rule": GUIDANCE_RULES,
+    "--rule": RESAMPLING_RULES,
+    "--law": RESAMPLING_LAWS,
+}
+"""Options of ``srdd sample``, and what may stand behind them."""
+
+
+def test_help_names_every_choice_that_the_library_has(capsys):
+    assert (cli.PASS_RULES, cli.PASS_LAWS) == (RESAMPLING_RULES, RESAMPLING_LAWS)
+    assert cli.GUIDANCE_RULES == GUIDANCE_RULES and cli.MASKS == MASKS
+    assert cli.SUITES == tuple(SUITES)
+    for verb, known in (
+        ("sample", [*CHOICES.values(), SAMPLING_PRESETS, ("fast", "balanced", "best")]),
+        ("train", [MASKS]),
+        ("bench", [SUITES]),
+    ):
+        with pytest.raises(SystemExit):
+            build_parser().parse_args([verb, "--help"])
+        said = re.findall(r"[\w-]+", capsys.readouterr().out)
+        assert not {name for names in known for name in names} - set(said), verb
+
+
+def test_every_option_of_every_verb_says_what_it_does():
+    (verbs,) = (a for a in build_parser()._actions if a.dest == "verb")
+    for name, parser in verbs.choices.items():
+        silent = [action.dest for action in parser._actions if not action.help]
+        assert not silent, (name, silent)
 
 
 def test_every_verb_has_help(capsys):
@@ -630,7 +670,6 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
         (("sample", "{model}", "--top-p", "1.5"), "top_p"),
         (("sample", "{model}", "--guidance", "nan"), "guidance"),
         (("sample", "{model}", "--guidance", "1,2"), "guidance has 2 numbers"),
-        (("sample", "{model}", "--passes", "1", "--rule", "x"), "rule must be one of"),
         (("sample", "{model}", "--interval", "0.5"), "interval must be two numbers"),
         (
             ("sample", "{model}", "--interval", "0.1,0.5"),
@@ -683,6 +722,11 @@ def test_mistakes_end_with_two_and_one_line(
         (["paint"], "paint"),
         (["tokenize", "x", "--tokenizer", "t", "--schedule", "1,x"], "--schedule"),
         (["tokenize", "x", "--tokenizer", "t", "--distil", "cut"], "retokenise"),
+        *(
+            (["sample", "m", option, "x"], name)
+            for option, names in CHOICES.items()
+            for name in names
+        ),
     ],
 )
 def test_usage_mistakes_end_with_two(words, said, capsys):
@@ -790,4 +834,5 @@ def test_info_shows_what_the_presets_of_a_shipped_model_cost(capsys):
     assert list(found) == ["fast", "balanced", "best"]
     assert {"rel_fd", "accuracy", "flops"} <= found["fast"].keys()
     assert main(["info", "fashion"]) == 0
-    assert found["fast"]["rel_fd"] in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert found["fast"]["rel_fd"] in said and "default_preset: balanced" in said

@@ -79,6 +79,18 @@ def test_the_shipped_manifest_is_that_of_the_record(model):
     assert manifest["presets"] == json.loads(json.dumps(entry))
 
 
+def test_why_balanced_is_the_default_is_what_the_record_says():
+    record = read_record("fashion-presets")
+    costs, losses = (
+        {n: record.values[f"{n}/{key}"]["mean"] for n in ("fast", "balanced", "best")}
+        for key in ("flops", "rel_fd")
+    )
+    assert costs["fast"] < costs["balanced"] < costs["best"] / 2
+    assert losses["fast"] > losses["balanced"] > losses["best"]
+    once = {n: record.values[f"screen, {n}/rel_fd"]["mean"] for n in GRID}
+    assert min(once, key=once.get) == chosen(record)["balanced"]
+
+
 @pytest.mark.parametrize("model", DECODERS)
 def test_every_shipped_model_draws_with_its_presets(model):
     pipe = Pipeline.from_pretrained(model)

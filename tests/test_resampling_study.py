@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from srdd import resampling_study
+from srdd import resampling, resampling_study
 from srdd.data import fashion_slice
 from srdd.resampling import resample
 from srdd.resampling_study import (
@@ -13,6 +13,7 @@ from srdd.resampling_study import (
     DEFAULT,
     GATES,
     PLANS,
+    SEEING,
     SETTINGS,
     SHIPPED_SETTINGS,
     SHIPPED_SIZES,
@@ -23,6 +24,7 @@ from srdd.resampling_study import (
     code_entropy,
     returned,
     truncates,
+    unseeing,
 )
 from srdd.sampling import (
     RESAMPLING_LAWS,
@@ -126,6 +128,34 @@ def test_finalists_are_the_best_cheap_plan_and_the_best_other_that_asks_a_networ
     values = made.values()
     assert values["screen, halton, 1 pass/rel_fd"]["mean"] == pytest.approx(0.8)
     assert len(values) == 3 * (len(PLANS) + len(SETTINGS))
+
+
+def test_the_control_costs_as_much_and_its_head_sees_no_token(passes, monkeypatch):
+    model, coder = passes.plain.saved(passes.headed(1)), passes.plain.tokenizer
+    known, law = [], resampling.head_law
+
+    def note(sampler, state, tokens, again):
+        known.append(tokens.masked_fill(again, model.config.mask_token))
+        return law(sampler, state, tokens, again)
+
+    monkeypatch.setitem(resampling.LAWS, "head", note)
+    for plan in ("sequence, 2 passes", "entropy, 1 pass"):
+        seeing = replace(PLAIN, resampling=PLANS[plan].passes)
+        blind, shown = unseeing(seeing), []
+        assert passes.cost(model.config, blind) == passes.cost(model.config, seeing)
+        for config in (seeing, blind):
+            known.clear()
+            seeds = image_seeds(7, 3)
+            resample(model, coder, torch.arange(3), config=config, seeds=seeds)
+            hidden = [(x == model.config.mask_token).all().item() for x in known]
+            shown.append((len(known), all(hidden)))
+        assert shown[0] == (shown[1][0], False) and shown[1][1]
+
+
+def test_a_shipped_plan_with_a_control_is_screened_on_every_device():
+    for size in SHIPPED_SIZES.values():
+        plan = size.plans[SEEING]
+        assert plan.passes.law == "head" and not plan.warmer and not plan.second
 
 
 def test_networks_of_equal_cost_are_the_widest_that_cost_no_more(passes):
