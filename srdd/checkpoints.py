@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KEY_MAP', 'BUFFERS', 'PHI', 'PHI_NAMES', 'MARKS', 'HITS', 'key_names', 'phi_form', 'phi_keys', 'layout_names', 'need',
            'told_sides', 'as_schedule', 'schedule_of', 'heads_of', 'transformer_shape', 'phi_of', 'tokenizer_shape',
-           'blank', 'own_names', 'fill', 'load_tokenizer', 'load_transformer', 'buffer_shapes', 'check_given',
-           'from_var', 'check_widths', 'check_expressible', 'to_var', 'var_buffers']
+           'blank', 'refuse', 'own_names', 'fill', 'load_tokenizer', 'load_transformer', 'check_given', 'from_var',
+           'check_widths', 'check_expressible', 'to_var', 'buffer_shapes', 'var_buffers']
 
 # %% ../nbs/appendices/a5_checkpoints.ipynb #exported-imports
 import math
@@ -138,7 +138,7 @@ def told_sides(state: Mapping[str, Tensor]) -> tuple[int, ...] | None:
     packed = [k for k, side in enumerate(sides) for _ in range(side * side)]
     if not whole or packed != levels.tolist() or list(sides) != sorted({0, *sides})[1:]:
         raise CheckpointError(
-            f"lvl_1L counts {counts or levels.dtype} tokens: no square maps, coarse to "
+            f"lvl_1L tells no scales (counts {counts}): no square maps, coarse to "
             "fine; leave it out of the file and pass schedule="
         )
     return sides
@@ -246,10 +246,8 @@ def transformer_shape(
     heads = gather(wrong, heads_of, state, there, width, heads, depth is not None) or 1
     sides = gather(wrong, schedule_of, state, schedule) or ScaleSchedule((1,))
     hidden = most(state, 0, r"blocks\.\d+\.ffn\.fc1\.(weight|bias)") or 4 * width
-    own, shared = (
-        sum(re.match(names, name) is not None for name in mine)
-        for names in (r"blocks\.\d+\.ada_lin\.", r"shared_|blocks\.\d+\.ada_gss")
-    )
+    own = sum(form_of(k).startswith("blocks.#.ada_lin") for k in mine)
+    shared = sum(k.startswith("shared_") or k.endswith("ada_gss") for k in mine)
     config = TransformerConfig(
         there, width, heads, sides, vocab=most(state, 0, r"head\.(weight|bias)") or 1,
         classes=classes or max(most(state, 0, r"class_emb\.weight") - 1, 1), mask=mask,
@@ -259,10 +257,8 @@ def transformer_shape(
         drop_path=min(0.1 * there / 24, 0.9),
     )
     if wrong:
-        some = map(dict.fromkeys, (own_names(blank(config)), buffer_shapes(config)))
-        some = *some, layout_names("transformer"), strict
-        gather(wrong, check_state, "transformer", state, *some)
-        raise CheckpointError("; ".join(wrong))
+        names = own_names(blank(config)), buffer_shapes(config)
+        refuse("transformer", state, wrong, *names, strict)
     return config
 
 # %% ../nbs/appendices/a5_checkpoints.ipynb #phi-of
@@ -288,7 +284,7 @@ def phi_of(
 
 # %% ../nbs/appendices/a5_checkpoints.ipynb #tokenizer-shape
 def tokenizer_shape(
-    state: Mapping[str, Tensor], schedule: ScaleSchedule | None, *,
+    state: Mapping[str, Tensor], schedule: ScaleSchedule | None,
     phi_convs: int | None = None,
 ) -> TokenizerConfig:
     """The configuration of a published tokenizer.
@@ -317,7 +313,7 @@ def tokenizer_shape(
         tuple(w // base for w in widths), max(deep, deeper - 1, 1), tuple(attended),
         code_width=most(state, 1, codes) or most(state, 0, r"quant_conv\.bias") or 1,
         vocab=most(state, 0, codes) or most(state, 1, HITS) or 1,
-        phi_convs=phi_of(mine, schedule and len(schedule), phi_convs)[1],
+        phi_convs=phi_convs or phi_of(mine, schedule and len(schedule), None)[1],
         schedule=schedule or ScaleSchedule((1,)),
     )
 
@@ -327,6 +323,16 @@ def blank(config: TokenizerConfig | TransformerConfig) -> Tokenizer | ScaleTrans
     kind = Tokenizer if isinstance(config, TokenizerConfig) else ScaleTransformer
     with torch.device("meta"):
         return kind(config)
+
+
+def refuse(
+    part: str, state: Mapping[str, Tensor], wrong: list[str], names: Iterable[str],
+    optional: Iterable[str], strict: bool,
+) -> None:
+    """Raise what cannot be told, with the names that are missing or unexpected."""
+    known = dict.fromkeys(names), dict.fromkeys(optional)
+    gather(wrong, check_state, part, state, *known, layout_names(part), strict)
+    raise CheckpointError("; ".join(wrong))
 
 
 def own_names(model: ScaleTransformer) -> dict[str, str]:
@@ -370,15 +376,19 @@ def load_tokenizer(
     phi_convs: int | None = None,
 ) -> Tokenizer:
     """A tokenizer from a published state dict."""
-    config = tokenizer_shape(state, schedule, phi_convs=phi_convs)
+    scales, wrong = schedule and len(schedule), []
+    phi = gather(wrong, phi_of, state, scales, phi_convs) or ("shared", 4)
+    config = tokenizer_shape(state, schedule, phi[1])
     model = blank(config)
-    phi = phi_keys(*phi_of(state, schedule and len(schedule), phi_convs))
-    names = {k: k for k in model.state_dict() if not k.startswith(PHI)} | phi
+    names = {k: k for k in model.state_dict() if not k.startswith(PHI)}
+    if wrong:
+        free = [HITS, *(k for k in state if k.startswith(PHI))]
+        refuse("tokenizer", state, wrong, names.keys() - {HITS}, free, strict)
     hits = torch.zeros(len(config.schedule), config.vocab)
     found = state.get(HITS, hits[:0])
     if found.ndim == 2 and len(found) != len(hits):
         state = state | {HITS: hits}
-    fill("tokenizer", model, state, names, {}, strict)
+    fill("tokenizer", model, state, names | phi_keys(*phi), {}, strict)
     return model.eval()
 
 
@@ -390,17 +400,6 @@ def load_transformer(
     fill("transformer", model, state, own_names(model), buffer_shapes(config), strict)
     return model.eval()
 
-
-def buffer_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of the derived tensors in a published transformer."""
-    n = config.schedule.length
-    shapes: list[tuple[int, ...]] = [(1, n), (1, 1, n, n), (config.width,)]
-    return {
-        name.replace("#", str(i)): shape
-        for name, shape in zip(BUFFERS, shapes, strict=True)
-        for i in range(config.depth if "#" in name else 1)
-    }
-
 # %% ../nbs/appendices/a5_checkpoints.ipynb #from-var-function
 def check_given(mask: str, **sizes: int | None) -> None:
     """Refuse arguments that no file can answer.
@@ -409,9 +408,7 @@ def check_given(mask: str, **sizes: int | None) -> None:
         ValueError: another mask than the two, a size that is no whole number >= 1.
     """
     if mask not in ("causal", "markov"):
-        raise ValueError(
-            f"mask must be one of 'causal', as published, and 'markov', got {mask!r}"
-        )
+        raise ValueError(f"mask must be one of 'causal' and 'markov', got {mask!r}")
     for name, size in sizes.items():
         if size is not None and (type(size) is not int or size < 1):
             raise ValueError(f"{name}= must be a whole number >= 1, got {size!r}")
@@ -531,6 +528,17 @@ def to_var(
     return codes, weights | var_buffers(config)
 
 # %% ../nbs/appendices/a5_checkpoints.ipynb #var-buffers
+def buffer_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the derived tensors in a published transformer."""
+    n = config.schedule.length
+    shapes: list[tuple[int, ...]] = [(1, n), (1, 1, n, n), (config.width,)]
+    return {
+        name.replace("#", str(i)): shape
+        for name, shape in zip(BUFFERS, shapes, strict=True)
+        for i in range(config.depth if "#" in name else 1)
+    }
+
+
 def var_buffers(config: TransformerConfig) -> dict[str, Tensor]:
     """The derived tensors: scale of each position, mask, zeros for the keys."""
     allowed = dense_mask(config.schedule, config.mask)

@@ -459,6 +459,9 @@ def test_a_lost_convolution_is_missed(states):
     last = [k for k in codes if "qresi_ls.3" in k]
     text = said(without(codes, *last), weights, strict=False)
     assert "has 3 shared convolutions" in text and "pass phi_convs=3" in text
+    text = said(without(codes, *last, "quant_conv.bias", extra=ONE), weights)
+    assert "pass phi_convs=3" in text and "1 missing (quant_conv.bias)" in text
+    assert "1 unexpected (extra)" in text
     text = said(without(codes, *last), weights, phi_convs=4)
     assert f"2 missing ({', '.join(sorted(last))})" in text
     each = to_var(tokenizer(3), transformer(), phi="each")[0]
@@ -611,6 +614,9 @@ def test_a_quantizer_without_phi_is_refused(states):
     codes, weights = states
     bare = {k: v for k, v in codes.items() if "quant_resi" not in k}
     assert "its phi is the identity" in said(bare, weights)
+    text = said(without(bare, "quant_conv.bias", extra=ONE), weights)
+    assert "its phi is the identity" in text and "1 missing (quant_conv.bias)" in text
+    assert "1 unexpected (extra)" in text
 
 
 @pytest.mark.parametrize(
