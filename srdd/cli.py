@@ -416,26 +416,15 @@ def convert(args: argparse.Namespace) -> dict[str, Any]:
     """Read a public VAR checkpoint, or write one with --to-var."""
     if args.to_var:
         return convert_back(args)
-    from .checkpoints import from_var
     from .pipeline import Pipeline
     from .sampling import sampling_preset
-    from .scales import ScaleSchedule
 
     if len(args.files) != 2:
         raise ValueError(
             "convert wants two files, tokenizer and transformer, or the trainer's file "
             f"twice; got {len(args.files)}"
         )
-    schedule = None
-    if args.schedule:
-        schedule = ScaleSchedule(tuple(names(args.schedule)))
-    pair = from_var(
-        *args.files,
-        mask=args.mask or "causal",
-        schedule=schedule,
-        heads=args.heads,
-        strict=not args.lenient,
-    )
+    pair = public_pair(args)
     peer, vocab = sampling_preset("var-fid"), pair[1].config.vocab
     peer = replace(peer, top_k=min(peer.top_k, vocab))
     out = Path(args.out or "model")
@@ -460,6 +449,39 @@ def convert(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+TOLD = ("schedule", "heads", "depth", "classes", "phi_convs")
+"""What ``convert`` asks for where the files of a public checkpoint do not tell."""
+
+
+def public_pair(args: argparse.Namespace) -> Any:
+    """Both networks of a public checkpoint; questions come in words of the shell.
+
+    Raises:
+        CheckpointError: as `from_var`.
+    """
+    import re
+
+    from .checkpoints import from_var
+    from .files import CheckpointError
+
+    told = {name: getattr(args, name) for name in TOLD}
+    try:
+        return from_var(
+            *args.files, mask=args.mask or "causal", strict=not args.lenient, **told
+        )
+    except ValueError as error:
+        text = str(error).replace("strict=False", "--lenient")
+        for name in TOLD:
+            flag = "--" + name.replace("_", "-")
+            text = re.sub(rf"\b{name}=(?=\w)", f"{flag} ", text)
+            text = re.sub(rf"\b{name}=", flag, text)
+            text = re.sub(rf"\b{name} (is|has|must)\b", rf"{flag} \1", text)
+        sides = re.compile(r"(?<=published )\([\d, ]+\)")
+        text = sides.sub(lambda m: m[0].strip("()").replace(", ", "-"), text)
+        kind = CheckpointError if isinstance(error, CheckpointError) else ValueError
+        raise kind(text) from error
+
+
 def convert_back(args: argparse.Namespace) -> dict[str, Any]:
     """``convert --to-var``: a model folder as two files of the public layout."""
     import torch
@@ -469,6 +491,14 @@ def convert_back(args: argparse.Namespace) -> dict[str, Any]:
 
     if len(args.files) != 1:
         raise ValueError(f"--to-var wants one model folder, got {len(args.files)}")
+    given = {name: getattr(args, name) for name in ("mask", *TOLD)}
+    given = [name for name, value in given.items() if value is not None]
+    if given or args.lenient:
+        flag = "--" + (given or ["lenient"])[0].replace("_", "-")
+        raise ValueError(
+            f"{flag} is for reading a public checkpoint; --to-var writes the model as "
+            f"it is: leave {flag} out"
+        )
     pipe = Pipeline.from_pretrained(args.files[0])
     out = Path(args.out or "var")
     states = to_var(pipe.tokenizer, pipe.transformer)
@@ -832,6 +862,13 @@ def sampling_options(pipe: Any, args: argparse.Namespace) -> Any:
     from .sampling import ResamplingPlan
 
     base = pipe.preset(args.preset) if args.preset else pipe.sampling
+    vocab = pipe.transformer.config.vocab
+    kept = base.top_k if isinstance(base.top_k, tuple) else (base.top_k,)
+    if args.preset and args.top_k is None and max(kept) > vocab:
+        raise ValueError(
+            f"--preset {args.preset} keeps the {max(kept)} likeliest codes, this model's "
+            f"vocabulary has {vocab}: say --top-k too, at most {vocab}; 0 is all"
+        )
     base = replace(base, **given_options(base, args))
     if args.interval is not None and base.guidance_rule != "interval":
         raise ValueError(
@@ -1222,9 +1259,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--to-var", action="store_true", help="write one from a folder")
     p.add_argument("--mask", choices=("causal", "markov"), help="as published: causal")
-    p.add_argument("--schedule", help="sides, if the file does not tell: 1,2,3,4")
+    p.add_argument("--schedule", help="sides, if the file does not tell: 1-2-3-4")
     p.add_argument("--heads", type=int, help="if the file does not tell")
-    p.add_argument("--lenient", action="store_true", help="drop unexpected names")
+    p.add_argument("--depth", type=int, help="blocks, if not one per head")
+    p.add_argument("--classes", type=int, help="labels, to be compared with the file")
+    p.add_argument("--phi-convs", type=int, help="shared convolutions, if not four")
+    p.add_argument(
+        "--lenient", action="store_true", help="drop names that the layout lacks"
+    )
     p = verb(verbs, shared, "eval", evaluate)
     p.add_argument("model", help='folder, shipped name ("fashion") or hub id')
     p.add_argument(

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import read_file
 from .data import FASHION_CLASSES, ImageSet, loader
 from .files import CheckpointError, sha256
+from .foreign import read_file
 from .metrics import (
     FeatureMoments,
     FeatureNet,

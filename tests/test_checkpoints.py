@@ -1,8 +1,14 @@
 """Public checkpoints: the layout key by key, and every way a file can be wrong."""
 
+import bz2
+import gzip
 import json
 import os
 import pickle
+import re
+import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,20 +18,21 @@ from safetensors.torch import save_file
 from srdd.checkpoints import (
     BUFFERS,
     KEY_MAP,
+    as_schedule,
     buffer_shapes,
     check_expressible,
     from_var,
     heads_of,
     key_names,
+    layout_names,
     phi_form,
     phi_keys,
-    read_file,
-    read_state,
     to_var,
     tokenizer_shape,
     transformer_shape,
 )
 from srdd.files import CheckpointError
+from srdd.foreign import form_of, read_file, read_state
 from srdd.scales import VAR_256, VAR_512, ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import ScaleTransformer, TransformerConfig, preset
@@ -116,6 +123,8 @@ def test_the_published_tokenizer_is_told_by_its_shapes():
     layout = json.loads((GOLDEN / "vae_layout.json").read_text())
     told = {k: torch.empty(s, device="meta") for k, s in layout.items()}
     assert tokenizer_shape(told, VAR_256) == TokenizerConfig()
+    other = {form_of(k) for f in ("one", "each") for k in phi_keys(f, 1)}
+    assert layout_names("tokenizer") == {form_of(k) for k in layout} | other
 
 
 def test_buffers_are_those_of_the_reference(states):
@@ -142,14 +151,14 @@ def test_no_name_stands_twice_in_the_map():
 # Round trips
 
 
-@pytest.mark.parametrize("mask", ["causal", "markov", "band"])
+@pytest.mark.parametrize("mask", ["causal", "markov"])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_round_trip_is_bit_equal(mask, shared, qk_norm):
     model = transformer(mask=mask, shared_adaln=shared, qk_norm=qk_norm)
     pair = tokenizer(), model
     states = to_var(*pair)
-    again = from_var(*states, mask=mask, heads=4)
+    again = from_var(*states, mask=mask, heads=None if qk_norm else 4)
     for one, other in zip(again, pair, strict=True):
         equal(one.state_dict(), other.state_dict())
         assert not one.training
@@ -164,8 +173,13 @@ def test_three_forms_of_phi(form, convs):
     states = to_var(given, transformer(), phi=form)
     assert phi_form(states[0]) == (form, convs)
     assert phi_keys(form, convs).keys() <= states[0].keys()
-    found, _ = from_var(*states)
+    found, _ = from_var(*states, phi_convs=convs)
     equal(found.state_dict(), given.state_dict())
+    if form == "shared":
+        assert "pass phi_convs=3" in said(*states)
+    else:  # then the number is told
+        equal(from_var(*states)[0].state_dict(), given.state_dict())
+        assert f"phi_convs is 4, the file has {convs}" in said(*states, phi_convs=4)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -218,6 +232,9 @@ def test_derived_tensors_may_be_absent(states, pair):
 # What cannot be told is asked for
 
 
+ONE = torch.zeros(1)
+
+
 def without(state, *keys, **more):
     return {k: v for k, v in state.items() if k not in keys} | more
 
@@ -253,12 +270,36 @@ def test_heads_are_asked_for_and_must_fit(states):
     assert from_var(*odd, heads=3)[1].config.heads == 3
     assert "must divide the width 96" in said(*odd, heads=5)
     ruled = to_var(tokenizer(), transformer(heads=2, qk_norm=False))
-    assert from_var(*ruled)[1].config.heads == 2
+    assert "pass heads=" in said(*ruled)  # the rule 64 x depth would fit, by chance
+    assert from_var(*ruled, heads=2)[1].config.heads == 2
 
 
-def test_an_unknown_mask_is_refused(states):
-    with pytest.raises(ValueError, match="mask must be one of"):
-        from_var(*states, mask="full")
+@pytest.mark.parametrize("mask", ["full", "band", None])
+def test_an_unknown_mask_is_refused(states, mask):
+    with pytest.raises(ValueError, match=f"mask must be one of 'causal'.*{mask!r}"):
+        from_var(*states, mask=mask)
+
+
+@pytest.mark.parametrize("given", [(1, 2, 4), [1, 2, 4], "1-2-4", "1,2,4", "1, 2, 4"])
+def test_a_schedule_may_be_sides_or_a_text(states, pair, given):
+    silent = without(states[1], "lvl_1L")
+    found = from_var(states[0], silent, schedule=given)[1]
+    assert found.config.schedule == SIDES
+    equal(found.state_dict(), pair[1].state_dict())
+
+
+@pytest.mark.parametrize("given", ["", "a-b", (4, 2), (1, 2.5), 7, "1--2", (), True])
+def test_what_is_no_schedule(states, given):
+    with pytest.raises(ValueError, match="schedule= must be growing sides, as .* got"):
+        from_var(*states, schedule=given)
+    assert as_schedule(None) is None
+
+
+@pytest.mark.parametrize("name", ["depth", "classes", "phi_convs"])
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, "2"])
+def test_given_sizes_are_whole_numbers(states, name, size):
+    with pytest.raises(ValueError, match=f"{name}= must be a whole number >= 1"):
+        from_var(*states, **{name: size})
 
 
 # What is wrong is listed, all of it
@@ -293,27 +334,257 @@ def test_every_difference_is_in_one_message(states):
     assert said(codes, many).count("blocks.") == 6
 
 
+DERIVED = ("lvl_1L", "attn_bias_for_masking", "zero_k_bias", "ema_vocab_hit_SV")
+
+
 def test_each_missing_name_is_named(states):
     codes, weights = states
-    derived = {"lvl_1L", "attn_bias_for_masking"}
-    told = ("zero_k_bias", "scale_mul")  # derived, or without it a model has none
-    for key in weights.keys() - derived:
-        if not any(part in key for part in told):
-            assert key in said(codes, without(weights, key)), key
-    for key in sorted(codes.keys() - {"quantize.ema_vocab_hit_SV"})[::6]:
-        if "attn.0.qkv.weight" not in key:  # without it, no attention is expected
-            text = said(without(codes, key), weights)
-            assert key in text or "levels have widths" in text, key
+    for strict in (True, False):
+        for key in sorted(weights)[:: 1 if strict else 5]:
+            if not key.endswith(DERIVED):
+                text = said(codes, without(weights, key), strict=strict)
+                assert f"1 missing ({key}); take the published" in text, key
+        for key in sorted(codes)[:: 5 if strict else 17]:
+            if not key.endswith(DERIVED):
+                text = said(without(codes, key), weights, strict=strict)
+                assert f"1 missing ({key}); take the published" in text, key
+
+
+@pytest.mark.parametrize(
+    "part, mark",
+    [
+        (0, r"encoder\.down\.1\.attn"),
+        (0, r"encoder\.down\.1"),
+        (0, r"encoder\.down\.\d\.block\.0"),
+        (0, r"decoder\.up\.0"),
+        (0, r"decoder\.up\.\d\.block\.1"),
+        (0, r"quantize\.quant_resi\.qresi_ls\.1"),
+        (0, r".*conv1"),
+        (0, r"quantize\.embedding"),
+        (1, r"blocks\.0\."),
+        (1, r"blocks\.0\.ffn\.fc1"),
+        (1, r"blocks\.\d\.ada_lin"),
+        (1, r"head\."),
+        (1, r"word_embed|class_emb"),
+        (1, r".*\.weight"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_all_names_of_a_lost_part_are_named(states, part, mark, strict):
+    state = states[part]
+    lost = [k for k in state if re.match(mark, k) and not k.endswith(DERIVED)]
+    assert lost
+    files = list(states)
+    files[part] = without(state, *(k for k in state if re.match(mark, k)))
+    text = said(*files, strict=strict)
+    assert f"{len(lost)} missing ({', '.join(sorted(lost))})" in text
+
+
+def test_what_cannot_be_told_is_asked_for_with_the_list(states):
+    codes, weights = states
+    bare = without(weights, "lvl_1L", "head.bias", "blocks.1.attn.proj.bias", more=ONE)
+    for key in bare.copy():
+        if "scale_mul" in key:
+            del bare[key]
+    text = said(without(codes, "post_quant_conv.bias", extra=ONE), bare)
+    assert "pass schedule=" in text and "pass heads=" in text
+    assert "2 missing (blocks.1.attn.proj.bias, head.bias)" in text
+    assert "1 unexpected (more)" in text and "1 unexpected (extra)" in text
+    assert "1 missing (post_quant_conv.bias)" in text
+    text = said(codes, without(weights, "class_emb.weight", "head.weight", "pos_1LC"))
+    assert "3 missing (class_emb.weight, head.weight, pos_1LC)" in text
+
+
+def test_a_lost_last_block_is_doubted_by_the_published_rule():
+    states = to_var(tokenizer(), transformer(depth=2, heads=2))  # 2 heads of 64
+    lost = {k: v for k, v in states[1].items() if "blocks.1." not in k}
+    text = said(states[0], lost)
+    assert "has 1 blocks" in text and "pass depth=1" in text
+    for strict in (True, False):
+        text = said(states[0], lost, depth=2, strict=strict)
+        assert "12 missing (blocks.1.ada_lin.1.bias, " in text
+    assert from_var(states[0], lost, depth=1)[1].config.depth == 1
+    assert from_var(*states)[1].config.depth == 2
+    assert "unexpected (blocks.1.ada_lin.1.bias" in said(*states, depth=1, strict=False)
+
+
+def test_gaps_and_stray_blocks(states):
+    codes, weights = states
+    three = to_var(tokenizer(), transformer(depth=3))[1]
+    gap = {k: v for k, v in three.items() if "blocks.1." not in k}
+    text = said(codes, gap)
+    assert "12 missing (blocks.1.ada_lin.1.bias" in text and "unexpected" not in text
+    for name in ("blocks.300.ffn.fc1.weight", "blocks.99999999999.attn.q_bias"):
+        for strict in (True, False):
+            text = said(codes, without(weights, **{name: ONE}), strict=strict)
+            assert f"1 unexpected ({name}); take" in text and "missing" not in text
+    text = said(codes, without(weights, **{"blocks.2.attn.q_bias": ONE}), strict=False)
+    assert "11 missing (blocks.2.ada_lin.1.bias" in text
+    named = without(weights, **{"blocks.2.lora.weight": ONE, "blocks.x": ONE})
+    assert "strict=False drops them" in said(codes, named)
+    from_var(codes, named, strict=False)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_feature_is_in_all_blocks_or_in_none(states, strict):
+    codes, weights = states
+    factor = "blocks.0.attn.scale_mul_1H11"
+    text = said(codes, without(weights, factor), strict=strict)
+    assert f"1 missing ({factor})" in text
+    plain = to_var(tokenizer(), transformer(qk_norm=False))[1]
+    plain["blocks.1.attn.scale_mul_1H11"] = weights["blocks.1.attn.scale_mul_1H11"]
+    text = said(codes, plain, strict=strict, heads=4)
+    assert f"1 missing ({factor})" in text
+    both = without(weights, **{"shared_ada_lin.1.weight": torch.zeros(768, 128)})
+    text = said(codes, both, strict=strict)
+    assert "1 unexpected (shared_ada_lin.1.weight); take the published" in text
+    shared = to_var(tokenizer(), transformer(shared_adaln=True))[1]
+    both = without(shared, **{"blocks.1.ada_lin.1.bias": torch.zeros(768)})
+    text = said(codes, both, strict=strict)
+    assert "1 unexpected (blocks.1.ada_lin.1.bias); take the published" in text
+    text = said(codes, without(shared, "blocks.1.ada_gss"), strict=strict)
+    assert "1 missing (blocks.1.ada_gss)" in text
+    stray = "encoder.down.0.attn.0.norm.weight"
+    text = said(without(codes, **{stray: torch.zeros(32)}), weights, strict=strict)
+    assert "missing (" in text and "encoder.down.0.attn.0.norm.bias" in text
+    for phi in ("qresi", "0", "qresi_ls.4"):
+        name = f"quantize.quant_resi.{phi}.weight"
+        extra = without(codes, **{name: torch.zeros(8, 8, 3, 3)})
+        text = said(extra, weights, strict=strict)
+        assert "phi_convs=5" in text if phi == "qresi_ls.4" else name in text
+
+
+def test_a_lost_convolution_is_missed(states):
+    codes, weights = states
+    last = [k for k in codes if "qresi_ls.3" in k]
+    text = said(without(codes, *last), weights, strict=False)
+    assert "has 3 shared convolutions" in text and "pass phi_convs=3" in text
+    text = said(without(codes, *last, "quant_conv.bias", extra=ONE), weights)
+    assert "pass phi_convs=3" in text and "1 missing (quant_conv.bias)" in text
+    assert "1 unexpected (extra)" in text
+    text = said(without(codes, *last), weights, phi_convs=4)
+    assert f"2 missing ({', '.join(sorted(last))})" in text
+    each = to_var(tokenizer(3), transformer(), phi="each")[0]
+    lost = without(each, "quantize.quant_resi.2.weight", "quantize.quant_resi.2.bias")
+    assert "2 missing (quantize.quant_resi.2.bias" in said(lost, weights)
+
+
+def test_a_number_of_classes_is_compared(states):
+    codes, weights = states
+    assert from_var(codes, weights, classes=5)[1].config.classes == 5
+    short = without(weights, **{"class_emb.weight": weights["class_emb.weight"][:5]})
+    text = said(codes, short, classes=5)
+    assert "class_emb.weight: got (5, 128), want (6, 128)" in text
+    assert from_var(codes, short)[1].config.classes == 4  # leaves no trace
+
+
+def test_one_wrong_shape_does_not_make_the_others_wrong(states):
+    codes, weights = states
+    for key, value in weights.items():
+        if key == "lvl_1L" or "blocks.1." in key:
+            continue
+        wide, deep = tuple(s + 1 for s in value.shape), (*value.shape, 1)
+        for size in (wide, deep, (7,))[:: 1 if "blocks" not in key else 2]:
+            text = said(codes, without(weights, **{key: torch.zeros(size)}))
+            assert key in text or "positions" in text or "heads" in text, (key, size)
+            if f"{key}: got" in text and key != "head.weight":
+                assert "1 of another shape" in text, (key, size, text)
+    for key in sorted(codes)[::9]:
+        value = codes[key]
+        text = said(without(codes, **{key: torch.zeros(*value.shape, 2)}), weights)
+        assert f"1 of another shape ({key}: got" in text, (key, text)
+
+
+@pytest.mark.parametrize(
+    "key, size, text",
+    [
+        ("class_emb.weight", (0, 128), "1 empty (class_emb.weight)"),
+        ("class_emb.weight", (1, 128), "got (1, 128), want (2, 128)"),
+        ("head.weight", (0, 128), "1 empty (head.weight)"),
+        ("head.weight", (40, 0), "1 empty (head.weight)"),
+        ("pos_1LC", (1, 0, 128), "1 empty (pos_1LC)"),
+        ("blocks.0.ffn.fc1.weight", (0, 128), "1 empty (blocks.0.ffn.fc1.weight)"),
+        ("quantize.embedding.weight", (0, 8), "1 empty (quantize.embedding.weight)"),
+        ("quantize.ema_vocab_hit_SV", (), "got (), want (3, 40)"),
+        ("quantize.ema_vocab_hit_SV", (9, 41), None),
+        ("encoder.conv_in.weight", (0, 3, 3, 3), "1 empty (encoder.conv_in.weight)"),
+        ("quantize.quant_resi.qresi_ls.0.weight", (0,), "1 empty"),
+    ],
+)
+def test_empty_and_flat_tensors(states, key, size, text):
+    files = [without(s, **{key: torch.zeros(size)}) if key in s else s for s in states]
+    if text is None:  # usage counts of other scales, as the reference, are not read
+        from_var(*files)
+    else:
+        assert text in said(*files)
+
+
+def test_all_tensors_empty(states):
+    nothing = [{k: v.new_zeros(0) for k, v in s.items()} for s in states]
+    text = said(*nothing)
+    assert "empty (" in text and "lvl_1L" in text
+    narrow = {k: v[..., :0] for k, v in states[1].items()}
+    assert "empty (" in said(states[0], without(narrow, "lvl_1L"), schedule=SIDES)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        torch.tensor([[False] + 20 * [True]]),
+        torch.zeros(1, 21, dtype=torch.complex64),
+        torch.full((1, 21), 2**62),
+        torch.tensor([[0] + 19 * [1] + [2**40]]),
+        torch.tensor([[0] + 4 * [-1] + 16 * [2]]),
+        torch.tensor([[0] + 16 * [1] + 4 * [2]]),
+        torch.tensor([[0, 2] + 4 * [1] + 15 * [2]]),
+        torch.tensor([[0] + 4 * [2] + 16 * [3]]),
+        torch.zeros(0, dtype=torch.int64),
+        torch.tensor(0.5),
+    ],
+    ids=str,
+)
+def test_levels_that_are_no_schedule(states, levels):
+    text = said(states[0], without(states[1], lvl_1L=levels))
+    assert "no square maps, coarse to fine" in text and "pass schedule=" in text
+    narrow = states[1]["lvl_1L"].to(torch.uint8)
+    from_var(states[0], without(states[1], lvl_1L=narrow))
+
+
+def quantised():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.zeros(1, 1, 128), 0.1, 0, torch.qint8)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(1, 1, 128).to_sparse(),
+        quantised,
+        lambda: torch.zeros(1, 1, 128, device="meta"),
+        lambda: [0.0],
+    ],
+)
+def test_tensors_that_are_not_plain(states, make):
+    text = said(states[0], without(states[1], pos_start=make()))
+    assert "it has pos_start; want names with dense tensors" in text
+    assert "it has 3; want names" in said({3: ONE} | states[0], states[1])
+    kind = without(states[1], pos_start=torch.zeros(1, 1, 128, dtype=torch.complex64))
+    assert "1 not floating point (pos_start)" in said(states[0], kind)
 
 
 def test_surplus_names_can_be_dropped_and_nothing_else(states, pair):
     codes, weights = states
     more = without(weights, surplus=torch.zeros(1))
-    assert "strict=False" in said(codes, more)
+    assert "1 unexpected (surplus); strict=False drops them" in said(codes, more)
+    text = said(without(codes, extra=torch.zeros(1)), more)
+    assert "(surplus)" in text and "(extra)" in text
     found = from_var(without(codes, extra=torch.zeros(1)), more, strict=False)
     equal(found[1].state_dict(), pair[1].state_dict())
-    text = said(codes, without(more, "head.bias"), strict=False)
-    assert "1 missing" in text and "save the model's state_dict again" in text
+    for strict in (True, False):
+        text = said(codes, without(more, "head.bias"), strict=strict)
+        assert "1 missing" in text and "save the model's state_dict again" in text
+        assert "strict=False" not in text
 
 
 def test_other_networks_are_named(states):
@@ -324,6 +595,9 @@ def test_other_networks_are_named(states):
     alien = {"layer.weight": torch.zeros(2, 2)}
     assert "it has layer.weight" in said(codes, alien)
     assert "cannot be told" in said(alien, weights)
+    renamed = {f"module.{k}": v for k, v in weights.items()}
+    text = said(codes, renamed, strict=False)
+    assert "it has module." in text and "take the published file" in text
     flat = without(weights, **{"class_emb.weight": torch.zeros(6)})
     assert "class_emb.weight" in said(codes, flat)
 
@@ -340,11 +614,19 @@ def test_a_quantizer_without_phi_is_refused(states):
     codes, weights = states
     bare = {k: v for k, v in codes.items() if "quant_resi" not in k}
     assert "its phi is the identity" in said(bare, weights)
+    text = said(without(bare, "quant_conv.bias", extra=ONE), weights)
+    assert "its phi is the identity" in text and "1 missing (quant_conv.bias)" in text
+    assert "1 unexpected (extra)" in text
 
 
 @pytest.mark.parametrize(
     "bad, text",
-    [({}, "no entries"), ({"a": 1}, "it has a"), ([1], "holds a list")],
+    [
+        ({}, "no entries"),
+        ({"a": 1}, "it has a"),
+        ([1], "holds a list"),
+        ({1: torch.zeros(1)}, "it has 1"),
+    ],
 )
 def test_what_is_no_state_dict(states, tmp_path, bad, text):
     torch.save(bad, tmp_path / "odd.pth")
@@ -362,16 +644,17 @@ class Trap:
         return (os.mkdir, ("this-ran",))
 
 
-@pytest.mark.parametrize("content", ["zip", "plain"])
+@pytest.mark.parametrize("content", ["zip", "legacy", "plain"])
 def test_other_objects_are_not_read(states, tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     path, bad = tmp_path / "trap.pth", dict(states[1], args=Trap())
-    if content == "zip":
-        torch.save(bad, path)
-    else:
+    if content == "plain":
         path.write_bytes(pickle.dumps({"args": Trap()}, 2))
+    else:
+        torch.save(bad, path, _use_new_zipfile_serialization=content == "zip")
     text = said(states[0], path)
-    assert "can run code" in text and "mkdir" in text and "state_dict alone" in text
+    assert "can run code" in text and "state_dict alone" in text
+    assert ("mkdir" in text) == (content != "plain")  # there nothing is looked at
     assert not (tmp_path / "this-ran").exists()
 
 
@@ -401,7 +684,15 @@ def test_truncated_files_are_damaged(states, tmp_path):
         (b"<?xml version='1.0'?><Error/>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "git lfs pull"),
         (b"\x00\x01\x02garbage" * 40, "damaged"),
-        (b"{'json': 1}", "damaged"),
+        (b"{'json': 1}", "is JSON text"),
+        (b'[{"error": "gated"}]', "is JSON text"),
+        (b"\xef\xbb\xbf<!DOCTYPE html><html>", "a web page"),
+        ("\ufeff<!DOCTYPE html><html>".encode("utf-16"), "a web page"),
+        ("\ufeff<html>".encode("utf-16-be"), "a web page"),
+        (b"Access to model is restricted", "text, not tensors: it begins with 'access"),
+        (gzip.compress(b"weights"), "is a gzip archive: unpack it first"),
+        (bz2.compress(b"weights"), "is a bz2 archive: unpack it first"),
+        (b"\0" * 1000, "is empty, or only zeros"),
     ],
 )
 def test_what_only_looks_like_a_checkpoint(states, tmp_path, suffix, content, text):
@@ -409,6 +700,46 @@ def test_what_only_looks_like_a_checkpoint(states, tmp_path, suffix, content, te
     path.write_bytes(content)
     message = said(path, states[1])
     assert text in message and str(path) in message
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_pickle_without_torch(states, tmp_path, protocol):
+    path = tmp_path / "var.pth"
+    path.write_bytes(pickle.dumps({"pos_1LC": [0.0]}, protocol))
+    text = said(states[0], path)
+    assert "is a pickle that torch.save did not write" in text
+    assert "torch.save the state_dict alone" in text
+
+
+def test_archives_of_something_else(states, tmp_path):
+    note = tmp_path / "note.txt"
+    note.write_text("weights are elsewhere")
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.write(note, "folder/note.txt")
+    text = said(states[0], tmp_path / "a.pth")
+    assert "a zip archive with folder/note.txt" in text and "unpack it first" in text
+    with tarfile.open(tmp_path / "b.pth", "w") as archive:
+        archive.add(note, "note.txt")
+    assert "is a tar archive: unpack it first" in said(states[0], tmp_path / "b.pth")
+    with zipfile.ZipFile(tmp_path / "c.pth", "w") as archive:
+        archive.writestr("c/data.pkl", b"")
+        archive.writestr("c/constants.pkl", b"")
+    assert "a TorchScript archive" in said(states[0], tmp_path / "c.pth")
+
+
+def test_a_long_reason_ends_at_a_word(tmp_path, monkeypatch):
+    reason = " ".join(f"word{i:03d}" for i in range(100))
+
+    def fail(*_, **__):
+        raise RuntimeError(reason)
+
+    torch.save({"a": ONE}, tmp_path / "a.pth")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(CheckpointError) as caught:
+        read_file(tmp_path / "a.pth")
+    assert re.search(
+        r"\(word000 .* word\d{3} \.\.\.\): copy it again", str(caught.value)
+    )
 
 
 def test_renamed_files(states, tmp_path):

@@ -700,6 +700,17 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
         (("convert", "a", "b", "--to-var"), "--to-var wants one model folder"),
         (("convert", "{model}", "--to-var"), "norm_groups"),
         (("convert", "a", "b", "--schedule", "4,2"), "growing"),
+        (("convert", "a", "b", "--schedule", "1-x"), "--schedule must be growing"),
+        (("convert", "a", "b", "--depth", "0"), "--depth must be a whole number"),
+        (
+            ("convert", "{model}", "--to-var", "--mask", "markov"),
+            "--mask is for reading a public checkpoint",
+        ),
+        (("convert", "{model}", "--to-var", "--heads", "2"), "leave --heads out"),
+        (("convert", "{model}", "--to-var", "--schedule", "1"), "leave --schedule out"),
+        (("convert", "{model}", "--to-var", "--phi-convs", "4"), "--phi-convs is for"),
+        (("convert", "{model}", "--to-var", "--lenient"), "leave --lenient out"),
+        (("sample", "{model}", "--preset", "var-demo"), "say --top-k too, at most"),
         (("experiment", "nothing"), "nothing"),
     ],
 )
@@ -772,8 +783,8 @@ def test_the_shipped_model_draws_a_grid(tmp_path):
     assert made["images"] == 10
 
 
-def test_a_public_checkpoint_becomes_a_folder_and_goes_back(tmp_path):
-    from srdd import Pipeline
+def public_states(**changes):
+    """State dicts in the public layout, in small."""
     from srdd.checkpoints import to_var
     from srdd.scales import ScaleSchedule
     from srdd.tokenizer import Tokenizer, TokenizerConfig
@@ -782,11 +793,86 @@ def test_a_public_checkpoint_becomes_a_folder_and_goes_back(tmp_path):
     torch.manual_seed(0)
     sides = ScaleSchedule((1, 2, 4))
     codes = Tokenizer(TokenizerConfig(3, 32, (1, 2), 1, (1,), 32, 8, 40, 4, sides))
-    model = ScaleTransformer(TransformerConfig(2, 64, 2, sides, 40, 8, 5, "causal"))
-    files = [tmp_path / "vae.pth", tmp_path / "var.pth"]
-    states = to_var(codes, model)
+    config = TransformerConfig(2, 64, 2, sides, 40, 8, 5, "causal", **changes)
+    return to_var(codes, ScaleTransformer(config))
+
+
+def saved(folder, states):
+    """Files of state dicts."""
+    files = [folder / "vae.pth", folder / "var.pth"]
     for path, state in zip(files, states, strict=True):
         torch.save(state, path)
+    return files
+
+
+def test_questions_about_a_public_checkpoint_are_in_words_of_the_shell(
+    tmp_path, capsys
+):
+    codes, weights = public_states(qk_norm=False)
+    del weights["lvl_1L"]
+    files = [str(path) for path in saved(tmp_path, (codes, weights))]
+    out = ["--out", str(tmp_path / "model")]
+
+    def told(*words):
+        assert main(["convert", *files, *out, *words]) == 2
+        return capsys.readouterr().err
+
+    text = told()
+    assert "pass --schedule" in text and "pass --heads" in text and "=" not in text
+    text = told("--heads", "2", "--schedule", "1-2-3")
+    assert "14 positions in 3 scales, the file 21" in text and "--schedule" in text
+    text = told("--heads", "2", "--schedule", "1-2-4", "--classes", "6")
+    assert "class_emb.weight: got (6, 64), want (7, 64)" in text
+    given = ("--schedule", "1-2-4", "--heads", "2", "--classes", "5")
+    assert run("convert", *files, *out, *given)["sides"] == [1, 2, 4]
+    extra = torch.zeros(1)
+    saved(tmp_path, (codes | {"more": extra}, weights | {"surplus": extra}))
+    text = told(*given)
+    assert "(more); --lenient drops them" in text and "(surplus)" in text
+    assert run("convert", *files, *out, *given, "--lenient")["heads"] == 2
+    del weights["head.bias"]
+    saved(tmp_path, (codes, weights | {"surplus": extra}))
+    text = told(*given, "--lenient")
+    assert "1 missing (head.bias)" in text and "--lenient drops" not in text
+    lost = [k for k in codes if "qresi_ls.3" in k]
+    saved(tmp_path, ({k: v for k, v in codes.items() if k not in lost}, weights))
+    assert "pass --phi-convs 3" in told(*given)
+
+
+def test_a_published_schedule_is_offered_to_paste(tmp_path, capsys, monkeypatch):
+    import srdd.checkpoints as checkpoints
+    from srdd.files import CheckpointError
+
+    said = "pass schedule=; the published (1, 2, 3, 16) would fit; got (3, 4)"
+
+    def refuse(*_, **__):
+        raise CheckpointError(said)
+
+    monkeypatch.setattr(checkpoints, "from_var", refuse)
+    assert main(["convert", "a", "b"]) == 2
+    text = capsys.readouterr().err
+    assert "pass --schedule; the published 1-2-3-16 would fit; got (3, 4)" in text
+
+
+def test_a_preset_that_keeps_more_codes_than_there_are(tmp_path, capsys):
+    files = saved(tmp_path, public_states())
+    run("convert", *files, "--out", tmp_path / "model")
+    words = ["sample", str(tmp_path / "model"), "--preset", "var-demo", "--count", "1"]
+    words += ["--classes", "0", "--out", str(tmp_path / "g.png")]
+    assert main(words) == 2
+    text = capsys.readouterr().err
+    assert "--preset var-demo keeps the 900 likeliest codes" in text
+    assert "vocabulary has 40: say --top-k too, at most 40; 0 is all" in text
+    for kept in (40, 0):
+        made = run(*words, "--top-k", kept)
+        assert made["sampling"]["top_k"] == kept and made["sampling"]["top_p"] == 0.95
+
+
+def test_a_public_checkpoint_becomes_a_folder_and_goes_back(tmp_path):
+    from srdd import Pipeline
+
+    states = public_states()
+    files = saved(tmp_path, states)
     made = run("convert", *files, "--mask", "markov", "--out", tmp_path / "model")
     assert made["mask"] == "markov" and made["sides"] == [1, 2, 4]
     pipe = Pipeline.from_pretrained(tmp_path / "model")

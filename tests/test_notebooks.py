@@ -38,6 +38,7 @@ ORDER = {
     "15_hybrid": "hybrid",
     "16_performance": "fast",
     "17_scaling": "scaling",
+    "appendices/a8_foreign": "foreign",
     "appendices/a5_checkpoints": "checkpoints",
     "appendices/a1_notation": None,
     "appendices/a6_solutions": None,
