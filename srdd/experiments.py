@@ -39,6 +39,7 @@ from .peer_speed import PUBLIC, checkout, public_suite, revision
 from .pipeline import Pipeline, load_decoder
 from .presets import DECODERS, EVERY, GRID, WIDE, chosen
 from .records import (
+    command_line,
     commit_id,
     environment,
     read_record,
@@ -586,7 +587,9 @@ def measure_var_peer(setting: Setting) -> dict[str, Any]:
     for name, row in found["counts"].items():
         values |= {f"{name}/{key}": single(number) for key, number in row.items()}
     versions = environment()["versions"] | {PUBLIC: revision(checkout(setting.root))}
-    return {"values": values, "tier": "full scale", "versions": versions}
+    command = command_line().replace("$SRDD_DATA", "$SRDD_PEER")
+    facts = {"tier": "full scale", "versions": versions, "command": command}
+    return facts | {"values": values}
 
 
 def measure_var_gpu(setting: Setting) -> dict[str, Any]:
