@@ -417,7 +417,15 @@ def sampling_bytes(
 def training_bytes(
     config: TransformerConfig, batch: int = 1, *, half: bool = False
 ) -> Memory:
-    """Memory of a training step: AdamW and averaged weights, packed attention.
+    """Memory of a training step on a CPU: AdamW, averaged weights, packed attention.
+
+    Kept are 17 rows of width d per block and token: for attention and MLP a state, its
+    norm, the same modulated, and a result; query, key and value, two of them divided
+    by their length, copies of all three per scale, and the mixed values. In half
+    precision state and norm stay float32. Then the hidden row twice, attention
+    weights, six modulation vectors and two sums. At the end stand the logarithms of
+    the law and two gradients of that size, or, if the vocabulary is small, four rows
+    around the norm before the head; or else gradients and the optimizer's step.
 
     Args:
         config: the network; its mask decides the attention weights kept.
@@ -428,13 +436,13 @@ def training_bytes(
     met, hidden = pairs(config.schedule, config.mask), round(d * config.mlp_ratio)
     counts = zip(met, config.schedule.counts, strict=True)
     again = sum(m // c for m, c in counts) - n
-    rows = n * (d * (40 if half else 64) + 2 * size * hidden + 48)
-    rows -= 0 if config.qk_norm else 4 * size * n * d
-    block = rows + size * (2 * d * again + config.heads * sum(met))
-    ends = n * (d * (10 if half else 12) + 4 * config.vocab)
+    rows = n * (d * (42 if half else 68) + 2 * size * hidden + 16)
+    rows += size * n * (4 * config.heads if config.qk_norm else -5 * d)
+    block = rows + size * (2 * d * again + config.heads * sum(met) + 8 * d)
     parameters = transformer_parameters(config)
     casts = 2 * (parameters - d * (n + config.classes + 1)) if half else 0
-    kept = batch * (config.depth * block + ends) + casts
-    working = batch * n * 12 * config.vocab
-    short = max(0, 4 * parameters - kept - working)  # gradients, when they are more
-    return Memory(16 * parameters, kept, working + short)
+    kept = batch * (config.depth * block + 8 * n * d) + casts
+    working = batch * n * max(12 * config.vocab + size * d, 16 * d)
+    largest = d * max(6 * d, hidden, config.vocab)
+    update = 4 * (parameters + 2 * largest)  # gradients, and AdamW's two steps on one
+    return Memory(16 * parameters, kept, max(working, update - kept))
