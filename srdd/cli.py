@@ -324,6 +324,7 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         return preset_info(args)
     from .files import read_json, resolve_model
     from .pipeline import Pipeline
+    from .sampling import check_configs
 
     folder = resolve_model(args.model)
     pipe = Pipeline.from_pretrained(args.model)
@@ -335,9 +336,14 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         if "measured" in row
     }
     own = next((k for k in presets if pipe.presets[k] == pipe.sampling), None)
-    config, shape = pipe.transformer.config, pipe.tokenizer.config
+    config = pipe.transformer.config
     if args.mask:
         config = replace(config, mask=args.mask)
+    sampling = sampling_options(pipe, args)
+    shape = pipe.painters.get(args.preset, pipe.tokenizer).config
+    check_configs(config, shape, sampling)
+    networks = (pipe.tokenizer, *pipe.painters.values())  # all of them are loaded
+    loaded = {id(w): w.numel() for part in networks for w in part.parameters()}
     return {
         "model": args.model,
         "tokenizer_parameters": parameters(pipe.tokenizer),
@@ -346,8 +352,7 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         "mask": config.mask,
         "sides": list(config.schedule.sides),
         "tokens_per_image": config.schedule.length,
-        "cache_bytes_per_image": cache_bytes(config),
-        **costs(args, config, shape, parameters(pipe.tokenizer)),
+        **costs(args, config, shape, sum(loaded.values()), sampling),
         **({"presets": presets} if presets else {}),
         **({"default_preset": own} if own else {}),
         "manifest": facts,
@@ -359,12 +364,15 @@ def preset_info(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from .costs import transformer_parameters
+    from .sampling import check_configs, sampling_preset
     from .tokenizer import Tokenizer, TokenizerConfig
     from .transformer import preset
 
     config = preset(args.model, mask=args.mask or "causal")
     with torch.device("meta"):
         tokenizer = Tokenizer(TokenizerConfig(schedule=config.schedule))
+    sampling = changed(sampling_preset(args.preset or "var-fid"), args)
+    check_configs(config, tokenizer.config, sampling)
     return {
         "model": args.model,
         "tokenizer_parameters": parameters(tokenizer),
@@ -373,28 +381,34 @@ def preset_info(args: argparse.Namespace) -> dict[str, Any]:
         "mask": config.mask,
         "sides": list(config.schedule.sides),
         "tokens_per_image": config.schedule.length,
-        "cache_bytes_per_image": cache_bytes(config),
-        **costs(args, config, tokenizer.config, parameters(tokenizer)),
+        **costs(args, config, tokenizer.config, parameters(tokenizer), sampling),
     }
 
 
 def costs(
-    args: argparse.Namespace, config: Any, tokenizer: Any, tokenizer_weights: int
+    args: argparse.Namespace,
+    config: Any,
+    tokenizer: Any,
+    tokenizer_weights: int,
+    sampling: Any,
 ) -> dict[str, Any]:
     """Operations per image, and memory of sampling and training a batch."""
     from . import costs as count
 
     half, batch = args.dtype != "float32", args.batch
+    size = 2 if half else 4
     if batch < 1:
         raise ValueError(f"--batch must be at least 1, got {batch}")
     memory = {
         "sampling": count.sampling_bytes(
-            config, tokenizer, tokenizer_weights, batch, size=2 if half else 4
+            config, tokenizer, tokenizer_weights, batch, sampling=sampling, size=size
         ),
         "training_step": count.training_bytes(config, batch, half=half),
     }
     guided = count.transformer_flops(config)
+    shown = ("guidance", "guidance_rule", "guidance_off", "top_k", "top_p")
     return {
+        "cache_bytes_per_image": count.cache_bytes(config, sampling, size),
         "flops_per_image": {
             "transformer_guided": guided.total,
             "transformer_not_guided": count.transformer_flops(
@@ -406,6 +420,7 @@ def costs(
         },
         "batch": batch,
         "dtype": args.dtype,
+        "sampling": {name: getattr(sampling, name) for name in shown},
         "memory_bytes": {
             name: asdict(part) | {"total": part.total} for name, part in memory.items()
         },
@@ -869,15 +884,21 @@ def sampling_options(pipe: Any, args: argparse.Namespace) -> Any:
             f"--preset {args.preset} keeps the {max(kept)} likeliest codes, this model's "
             f"vocabulary has {vocab}: say --top-k too, at most {vocab}; 0 is all"
         )
+    base = changed(base, args)
+    plan = base.resampling or ResamplingPlan()
+    changes = given_options(plan, args, "pass_")
+    return replace(base, resampling=replace(plan, **changes)) if changes else base
+
+
+def changed(base: Any, args: argparse.Namespace) -> Any:
+    """A ``SampleConfig`` with the options that were given."""
     base = replace(base, **given_options(base, args))
     if args.interval is not None and base.guidance_rule != "interval":
         raise ValueError(
             f"--interval does nothing with the rule {base.guidance_rule!r}: say "
             "--guidance-rule interval too"
         )
-    plan = base.resampling or ResamplingPlan()
-    changes = given_options(plan, args, "pass_")
-    return replace(base, resampling=replace(plan, **changes)) if changes else base
+    return base
 
 
 def given_options(base: Any, args: argparse.Namespace, prefix: str = "") -> dict:
@@ -906,13 +927,6 @@ def several(text: str) -> tuple:
 def parameters(module: Any) -> int:
     """Number of trained numbers."""
     return sum(weight.numel() for weight in module.parameters())
-
-
-def cache_bytes(config: Any) -> int:
-    """Bytes of keys and values a float32 sampling call keeps per image."""
-    if config.mask == "markov":
-        return 0
-    return 2 * 4 * config.depth * config.width * config.schedule.length
 
 
 def save_image(image: Any, out: Path) -> None:
@@ -1058,25 +1072,8 @@ def token_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """``srdd sample``."""
-    p = verb(verbs, shared, "sample", sample)
-    p.add_argument("model", help='folder, shipped name ("fashion") or hub id')
-    p.add_argument(
-        "--classes", default="all", help="all, none, or ids and names: 0,Bag"
-    )
-    p.add_argument("--count", type=positive, default=8, help="images per class (8)")
-    p.add_argument("--batch", type=positive, default=64, help="images at a time (64)")
-    p.add_argument(
-        "--cuda-graphs",
-        nargs="?",
-        const="plain",
-        choices=("plain", "fused"),
-        help="with --device cuda: record a batch once, then launch the record; fused "
-        "also compiles small kernels, which takes seconds and is faster",
-    )
-    p.add_argument("--zoom", type=positive, default=2, help="pixels per pixel (2)")
-    p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
+def law_options(p: argparse.ArgumentParser) -> dict[str, Any]:
+    """Guidance and truncation; returns what an option for each scale takes."""
     p.add_argument(
         "--preset",
         metavar="NAME",
@@ -1111,6 +1108,29 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
         **each,
         help="divides the logits: below 1 sharper, above flatter; or one per scale",
     )
+    return each
+
+
+def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """``srdd sample``."""
+    p = verb(verbs, shared, "sample", sample)
+    p.add_argument("model", help='folder, shipped name ("fashion") or hub id')
+    p.add_argument(
+        "--classes", default="all", help="all, none, or ids and names: 0,Bag"
+    )
+    p.add_argument("--count", type=positive, default=8, help="images per class (8)")
+    p.add_argument("--batch", type=positive, default=64, help="images at a time (64)")
+    p.add_argument(
+        "--cuda-graphs",
+        nargs="?",
+        const="plain",
+        choices=("plain", "fused"),
+        help="with --device cuda: record a batch once, then launch the record; fused "
+        "also compiles small kernels, which takes seconds and is faster",
+    )
+    p.add_argument("--zoom", type=positive, default=2, help="pixels per pixel (2)")
+    p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
+    each = law_options(p)
     p.add_argument(
         "--back-to",
         type=int,
@@ -1253,6 +1273,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--mask", choices=MASKS, help="count as with this mask (the model's own)"
     )
+    law_options(p)
     p = verb(verbs, shared, "convert", convert)
     p.add_argument(
         "files", nargs="+", help="tokenizer and transformer, .pth or .safetensors"
