@@ -419,9 +419,9 @@ def training_bytes(
 ) -> Memory:
     """Memory of a training step on a CPU: AdamW, averaged weights, packed attention.
 
-    Kept are 17 rows of width d per block and token: for attention and MLP a state, its
-    norm, the same modulated, and a result; query, key and value, two of them divided
-    by their length, copies of all three per scale, and the mixed values. In half
+    Kept are 15 rows of width d per block and token: for attention and MLP a state, its
+    norm, the same modulated, and a result; query, key and value, copies of all three
+    per scale, and the mixed values. In half
     precision state and norm stay float32. Then the hidden row twice, attention
     weights, six modulation vectors and two sums. At the end stand the logarithms of
     the law and two gradients of that size, or, if the vocabulary is small, four rows
@@ -436,8 +436,8 @@ def training_bytes(
     met, hidden = pairs(config.schedule, config.mask), round(d * config.mlp_ratio)
     counts = zip(met, config.schedule.counts, strict=True)
     again = sum(m // c for m, c in counts) - n
-    rows = n * (d * (42 if half else 68) + 2 * size * hidden + 16)
-    rows += size * n * (4 * config.heads if config.qk_norm else -5 * d)
+    rows = n * (d * (38 if half else 60) + 2 * size * hidden + 16)
+    rows += size * n * (4 * config.heads if config.qk_norm else -3 * d)
     block = rows + size * (2 * d * again + config.heads * sum(met) + 8 * d)
     parameters = transformer_parameters(config)
     casts = 2 * (parameters - d * (n + config.classes + 1)) if half else 0
