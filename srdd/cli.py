@@ -318,6 +318,7 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         return preset_info(args)
     from .files import read_json, resolve_model
     from .pipeline import Pipeline
+    from .sampling import check_configs
 
     folder = resolve_model(args.model)
     pipe = Pipeline.from_pretrained(args.model)
@@ -328,9 +329,14 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         for k, row in facts.pop("presets", {}).items()
         if "measured" in row
     }
-    config, shape = pipe.transformer.config, pipe.tokenizer.config
+    config = pipe.transformer.config
     if args.mask:
         config = replace(config, mask=args.mask)
+    sampling = sampling_options(pipe, args)
+    shape = pipe.painters.get(args.preset, pipe.tokenizer).config
+    check_configs(config, shape, sampling)
+    networks = (pipe.tokenizer, *pipe.painters.values())  # all of them are loaded
+    loaded = {id(w): w.numel() for part in networks for w in part.parameters()}
     return {
         "model": args.model,
         "tokenizer_parameters": parameters(pipe.tokenizer),
@@ -339,8 +345,7 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         "mask": config.mask,
         "sides": list(config.schedule.sides),
         "tokens_per_image": config.schedule.length,
-        "cache_bytes_per_image": cache_bytes(config),
-        **costs(args, config, shape, parameters(pipe.tokenizer)),
+        **costs(args, config, shape, sum(loaded.values()), sampling),
         **({"presets": presets} if presets else {}),
         "manifest": facts,
     }
@@ -351,12 +356,15 @@ def preset_info(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from .costs import transformer_parameters
+    from .sampling import check_configs, sampling_preset
     from .tokenizer import Tokenizer, TokenizerConfig
     from .transformer import preset
 
     config = preset(args.model, mask=args.mask or "causal")
     with torch.device("meta"):
         tokenizer = Tokenizer(TokenizerConfig(schedule=config.schedule))
+    sampling = changed(sampling_preset(args.preset or "var-fid"), args)
+    check_configs(config, tokenizer.config, sampling)
     return {
         "model": args.model,
         "tokenizer_parameters": parameters(tokenizer),
@@ -365,28 +373,34 @@ def preset_info(args: argparse.Namespace) -> dict[str, Any]:
         "mask": config.mask,
         "sides": list(config.schedule.sides),
         "tokens_per_image": config.schedule.length,
-        "cache_bytes_per_image": cache_bytes(config),
-        **costs(args, config, tokenizer.config, parameters(tokenizer)),
+        **costs(args, config, tokenizer.config, parameters(tokenizer), sampling),
     }
 
 
 def costs(
-    args: argparse.Namespace, config: Any, tokenizer: Any, tokenizer_weights: int
+    args: argparse.Namespace,
+    config: Any,
+    tokenizer: Any,
+    tokenizer_weights: int,
+    sampling: Any,
 ) -> dict[str, Any]:
     """Operations per image, and memory of sampling and training a batch."""
     from . import costs as count
 
     half, batch = args.dtype != "float32", args.batch
+    size = 2 if half else 4
     if batch < 1:
         raise ValueError(f"--batch must be at least 1, got {batch}")
     memory = {
         "sampling": count.sampling_bytes(
-            config, tokenizer, tokenizer_weights, batch, size=2 if half else 4
+            config, tokenizer, tokenizer_weights, batch, sampling=sampling, size=size
         ),
         "training_step": count.training_bytes(config, batch, half=half),
     }
     guided = count.transformer_flops(config)
+    shown = ("guidance", "guidance_rule", "guidance_off", "top_k", "top_p")
     return {
+        "cache_bytes_per_image": count.cache_bytes(config, sampling, size),
         "flops_per_image": {
             "transformer_guided": guided.total,
             "transformer_not_guided": count.transformer_flops(
@@ -398,6 +412,7 @@ def costs(
         },
         "batch": batch,
         "dtype": args.dtype,
+        "sampling": {name: getattr(sampling, name) for name in shown},
         "memory_bytes": {
             name: asdict(part) | {"total": part.total} for name, part in memory.items()
         },
@@ -823,16 +838,21 @@ def sampling_options(pipe: Any, args: argparse.Namespace) -> Any:
     """The model's own sampling, or ``--preset``, with the options that were given."""
     from .sampling import ResamplingPlan
 
-    base = pipe.preset(args.preset) if args.preset else pipe.sampling
+    base = changed(pipe.preset(args.preset) if args.preset else pipe.sampling, args)
+    plan = base.resampling or ResamplingPlan()
+    changes = given_options(plan, args, "pass_")
+    return replace(base, resampling=replace(plan, **changes)) if changes else base
+
+
+def changed(base: Any, args: argparse.Namespace) -> Any:
+    """A ``SampleConfig`` with the options that were given."""
     base = replace(base, **given_options(base, args))
     if args.interval is not None and base.guidance_rule != "interval":
         raise ValueError(
             f"--interval does nothing with the rule {base.guidance_rule!r}: say "
             "--guidance-rule interval too"
         )
-    plan = base.resampling or ResamplingPlan()
-    changes = given_options(plan, args, "pass_")
-    return replace(base, resampling=replace(plan, **changes)) if changes else base
+    return base
 
 
 def given_options(base: Any, args: argparse.Namespace, prefix: str = "") -> dict:
@@ -861,13 +881,6 @@ def several(text: str) -> tuple:
 def parameters(module: Any) -> int:
     """Number of trained numbers."""
     return sum(weight.numel() for weight in module.parameters())
-
-
-def cache_bytes(config: Any) -> int:
-    """Bytes of keys and values a float32 sampling call keeps per image."""
-    if config.mask == "markov":
-        return 0
-    return 2 * 4 * config.depth * config.width * config.schedule.length
 
 
 def save_image(image: Any, out: Path) -> None:
@@ -1004,6 +1017,26 @@ def token_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def law_options(p: argparse.ArgumentParser) -> dict[str, Any]:
+    """Guidance and truncation; returns what an option for each scale takes."""
+    p.add_argument(
+        "--preset",
+        help="settings: fast, balanced, best of a shipped model; plain, fashion, "
+        "var-fid, var-demo",
+    )
+    each = {"type": per_scale, "metavar": "X[,X...]"}
+    p.add_argument("--guidance", **each, help="weight w; 1 is none; or one per scale")
+    p.add_argument("--guidance-rule", choices=("constant", "linear", "interval"))
+    p.add_argument("--interval", type=several, metavar="LOW,HIGH", help="in [0, 1]")
+    p.add_argument(
+        "--guidance-off", type=int, metavar="M", help="no guidance at the last M scales"
+    )
+    p.add_argument("--top-k", **each, help="most likely codes kept; 0 all")
+    p.add_argument("--top-p", **each, help="probability kept; 1 all")
+    p.add_argument("--temperature", **each, help="divides the logits")
+    return each
+
+
 def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
     """``srdd sample``."""
     p = verb(verbs, shared, "sample", sample)
@@ -1023,21 +1056,7 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--zoom", type=positive, default=2, help="pixels per pixel (2)")
     p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
-    p.add_argument(
-        "--preset",
-        help="settings: fast, balanced, best of a shipped model; plain, fashion, "
-        "var-fid, var-demo",
-    )
-    each = {"type": per_scale, "metavar": "X[,X...]"}
-    p.add_argument("--guidance", **each, help="weight w; 1 is none; or one per scale")
-    p.add_argument("--guidance-rule", choices=("constant", "linear", "interval"))
-    p.add_argument("--interval", type=several, metavar="LOW,HIGH", help="in [0, 1]")
-    p.add_argument(
-        "--guidance-off", type=int, metavar="M", help="no guidance at the last M scales"
-    )
-    p.add_argument("--top-k", **each, help="most likely codes kept; 0 all")
-    p.add_argument("--top-p", **each, help="probability kept; 1 all")
-    p.add_argument("--temperature", **each, help="divides the logits")
+    each = law_options(p)
     p.add_argument(
         "--back-to",
         type=int,
@@ -1143,6 +1162,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("model", help="folder, shipped name, or a preset: d16")
     p.add_argument("--batch", type=int, default=1, help="images, for memory (1)")
     p.add_argument("--mask", choices=("markov", "causal", "band"))
+    law_options(p)
     p = verb(verbs, shared, "convert", convert)
     p.add_argument(
         "files", nargs="+", help="tokenizer and transformer, .pth or .safetensors"

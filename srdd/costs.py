@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['pairs', 'TransformerFlops', 'rows_of', 'transformer_flops', 'training_flops', 'conv_flops', 'block_flops',
            'map_attention_flops', 'middle_flops', 'decoder_flops', 'encoder_flops', 'quantizer_flops',
-           'transformer_parameters', 'Memory', 'decoder_bytes', 'sampling_bytes', 'training_bytes']
+           'transformer_parameters', 'Memory', 'decoder_bytes', 'decoding_bytes', 'guided_scales', 'cache_bytes',
+           'noise_bytes', 'drawing_bytes', 'block_bytes', 'scale_bytes', 'sampling_bytes', 'training_bytes']
 
 # %% ../nbs/appendices/a7_costs.ipynb #exported-imports
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from .attention import key_start
+from .sampling import NOISE_PART, TIES, SampleConfig, at_scale
 from .scales import ScaleSchedule
 from .tokenizer import TokenizerConfig
 from .transformer import TransformerConfig
@@ -217,17 +219,163 @@ class Memory:
         return self.weights + self.kept + self.working
 
 # %% ../nbs/appendices/a7_costs.ipynb #decoder-bytes
-def decoder_bytes(config: TokenizerConfig, size: int = 4) -> int:
-    """Widest moment of decoding one image, numbers of `size` bytes.
+def decoder_bytes(config: TokenizerConfig, size: int = 4, images: int = 1) -> int:
+    """Widest moment of the decoder on some images at once, numbers of `size` bytes.
 
-    A block holds its input, two norms of it, or input, first convolution and
-    two norms of that beside the level's input; nothing else is as large.
+    Beside the input of its level, which waits until the level is done, a residual
+    block has its own input and either the norm of it and the first product, or that
+    product, its norm and the second one. Attention has its input, three maps of
+    queries, keys and values, what they mix to, the product of that and the sum.
+    Doubling the side has the small map, the same with a border, the large map and a
+    quarter of it, and the four folded convolutions, whatever the images.
     """
-    widths, side, widest = config.decoder_widths, config.image_side, 0
-    for inner, outer in zip((*widths[1:], widths[-1]), widths, strict=True):
-        widest = max(widest, side**2 * max(3 * inner, inner + 4 * outer))
-        side //= 2
-    return widest * size
+    widths, side = config.decoder_widths, config.schedule.sides[-1]
+    inner = widths[-1]
+    widest = images * side**2 * inner * (8 if config.decoder_middle else 1)
+    for level in reversed(range(len(widths))):
+        outer, attends = widths[level], level in config.attention_levels
+        most = max(2 * inner + outer, inner + 3 * outer)  # the first block
+        if config.decoder_depth > 1:
+            most = max(most, inner + 4 * outer)
+        most = max(most, inner + 7 * outer) if attends else most
+        widest = max(widest, images * side**2 * most)
+        if level:
+            doubled = images * outer * (6 * side**2 + (side + 2) ** 2)
+            widest, side = max(widest, doubled + 16 * outer**2), 2 * side
+        inner = outer
+    ends = images * side**2 * (2 * inner + config.image_channels)
+    return max(widest, ends) * size
+
+# %% ../nbs/appendices/a7_costs.ipynb #decoding-bytes
+def decoding_bytes(
+    config: TokenizerConfig, batch: int = 1, size: int = 4, chunk: int | None = None
+) -> int:
+    """Widest moment from the accumulated maps to a batch of images.
+
+    Beside a copy of the maps in the layout of the decoder: the images of the parts
+    that are done, the maps of this part after the first convolution, and the decoder.
+    At the end the images three times: in parts, joined, and clamped.
+
+    Args:
+        config, batch, size: of the decoder, images, bytes of a number.
+        chunk: images at a time; None is what `Tokenizer.decode_map` takes on a CPU.
+    """
+    pixels, channels = config.image_side**2, config.image_channels
+    usual = max(1, 2**25 // (config.decoder_widths[0] * pixels))
+    chunk = min(batch, chunk or usual)
+    one_map = size * config.code_width * config.schedule.counts[-1]
+    image, rest = size * channels * pixels, batch % chunk
+    whole, some = (decoder_bytes(config, size, n) for n in (chunk, rest))
+    parts = max(
+        (batch - rest - chunk) * image + chunk * one_map + whole,  # last whole part
+        (batch - rest) * image + rest * one_map + some * (rest > 0),  # and the rest
+    )
+    return batch * one_map + max(parts, 3 * batch * image)
+
+# %% ../nbs/appendices/a7_costs.ipynb #guided-scales
+def guided_scales(config: TransformerConfig, sampling: SampleConfig) -> list[bool]:
+    """Whether the rows of each scale come in pairs, with and without the class.
+
+    They do where guidance acts, in the whole group of such a scale, and, if keys and
+    values are kept, at all scales before it.
+    """
+    scales = len(config.schedule)
+    acts = [sampling.weight(k, scales) != 1 for k in range(scales)]
+    if config.mask != "markov":
+        acts = [any(acts[k:]) for k in range(scales)]
+    both = {first for first, on in zip(config.seen, acts, strict=True) if on}
+    return [first in both for first in config.seen]
+
+
+def cache_bytes(
+    config: TransformerConfig, sampling: SampleConfig, size: int = 4
+) -> int:
+    """Keys and values that sampling keeps for one image, numbers of `size` bytes."""
+    if config.mask == "markov":
+        return 0
+    rows = 1 + guided_scales(config, sampling)[0]
+    return 2 * size * rows * config.depth * config.width * config.schedule.length
+
+# %% ../nbs/appendices/a7_costs.ipynb #noise-bytes
+def noise_bytes(images: int, numbers: int) -> int:
+    """Widest moment of `gumbel_noise` on a CPU, its counters left out.
+
+    The hash of a part takes two int64 arrays, beside the finished parts; at the end
+    the parts stand beside the array that they are joined to.
+
+    Args:
+        images: rows of the batch.
+        numbers: codes times positions, for each.
+    """
+    part = max(1, NOISE_PART // images)
+    full, rest = divmod(numbers, part)
+    hashing = 4 * full * part + 16 * rest
+    if full:
+        hashing = max(hashing, 4 * (full - 1) * part + 16 * part)
+    return images * max(hashing, 8 * numbers)
+
+# %% ../nbs/appendices/a7_costs.ipynb #drawing-bytes
+def drawing_bytes(
+    images: int, tokens: int, vocab: int, sampling: SampleConfig, k: int
+) -> int:
+    """Widest moment of drawing the tokens of scale k, its logits included.
+
+    The cut: sorted values, with int64 ids where few are kept; for top p the law of
+    these, what comes before each, a mask and the masked values; then a mask and a
+    copy. The noise: int64 counters and what `noise_bytes` says, beside the logits and
+    what is left of them. Last the noise and the logarithms of the law.
+    """
+    top_k, top_p = (at_scale(x, k) for x in (sampling.top_k, sampling.top_p))
+    asked, heat = top_k or vocab, at_scale(sampling.temperature, k)
+    few = asked + TIES < vocab
+    width = asked + TIES if few else vocab  # codes that need noise
+    cut = left = 0
+    if few or asked < vocab or top_p < 1:
+        best, held = (width, 12) if few else (asked, 4)
+        cut = max(12 * best, held * best + max(13 * asked * (top_p < 1), 5 * width))
+        left = (12 if few else 4) * width
+    each = images * tokens
+    places, own = 8 * tokens * vocab, 8 * each * width * few
+    noise = (own or places) + noise_bytes(images, tokens * width)
+    logits = 4 * each * vocab * (1 if heat == 1 else 2)  # divided, and as they were
+    after = each * left + max(places + own, noise, 8 * each * width)
+    return logits + max(each * cut, after)
+
+# %% ../nbs/appendices/a7_costs.ipynb #scale-bytes
+def block_bytes(
+    config: TransformerConfig, size: int = 4, several: bool = False
+) -> int:
+    """Widest moment of a block for one row, its input included.
+
+    Attention: input, norm, query, key and value, and the first two again before and
+    after their factor; or, without that, the mixed values and their product; one more
+    where the values of `several` scales are joined. MLP: input, what attention made
+    of it, norm, hidden row and result; in half precision the hidden row before and
+    after the GELU.
+    """
+    d, hidden = config.width, round(config.width * config.mlp_ratio)
+    attention = 7 + 2 * config.qk_norm + several
+    mlp = max(d + hidden, 0 if size == 4 else 2 * hidden)
+    return size * max(attention * d, 3 * d + mlp)
+
+
+def scale_bytes(
+    config: TransformerConfig, sampling: SampleConfig, k: int, batch: int, size: int
+) -> int:
+    """Widest moment of a scale: a block, the law of its tokens, or their draw.
+
+    The last hidden rows, of all scales of a group, wait until the draw is done. The
+    law takes the logits of all rows and the guided ones.
+    """
+    counts, seen = config.schedule.counts, config.seen
+    rows = batch * (1 + guided_scales(config, sampling)[k])
+    packed = rows * sum(n for n, f in zip(counts, seen, strict=True) if f == seen[k])
+    tokens, vocab, several = counts[k], config.vocab, seen.count(seen[k]) > 1
+    block = packed * (block_bytes(config, size, several) + size * config.code_width)
+    logits = rows * (4 if size == 4 else 4 + size)  # as made, and in float32
+    law = max(logits, 12 * batch * (rows > batch)) * tokens * vocab
+    draw = drawing_bytes(batch, tokens, vocab, sampling, k)
+    return max(block, size * packed * config.width + max(law, draw))
 
 # %% ../nbs/appendices/a7_costs.ipynb #sampling-bytes
 def sampling_bytes(
@@ -236,39 +384,48 @@ def sampling_bytes(
     tokenizer_weights: int,
     batch: int = 1,
     *,
-    guided: bool = True,
+    sampling: SampleConfig | None = None,
     size: int = 4,
 ) -> Memory:
-    """Memory of sampling a batch.
+    """Memory of sampling a batch on a CPU.
+
+    Kept are the class vectors of every block, its three biases, keys and values, the
+    codebook's hit counts, and of each token its id and log probability. Beside the
+    accumulated map stand a scale, or four more maps while it grows, or the decoder.
 
     Args:
         config, tokenizer: the pair.
         tokenizer_weights: number of weights of the tokenizer.
         batch: images at a time.
-        guided: with a guidance weight other than 1.
+        sampling: guidance and truncation; None guides every scale and keeps all
+            codes. Passes over a scale are not counted.
         size: bytes of a weight, 2 in half precision; drawing stays in float32.
     """
-    d, last, rows = config.width, config.schedule.counts[-1], 1 + guided
-    vectors = rows * (8 * config.depth + 3) * d
-    cache = 0 if config.mask == "markov" else 2 * config.depth * rows
-    kept = batch * size * (vectors + cache * config.schedule.length * d)
-    maps = 3 * 4 * tokenizer.code_width * last
-    hidden = round(d * config.mlp_ratio)
-    widest = tokenizer.decoder_widths[0] * tokenizer.image_side**2
-    chunk = min(batch, max(1, 2**25 // widest))  # as `Tokenizer.decode_map` does
-    moments = (
-        batch * rows * last * (3 * d + 2 * hidden) * size,
-        batch * last * (5 * 4 * config.vocab + 8 * d * size),
-        chunk * decoder_bytes(tokenizer, size),
-    )
+    how, schedule = sampling or SampleConfig(2.0, "constant"), config.schedule
+    scales, blocks = len(schedule), config.depth + config.mask_blocks
+    vectors = (1 + any(guided_scales(config, how))) * (8 * blocks + 3)
+    kept = batch * (size * vectors * config.width + cache_bytes(config, how, size))
+    kept += size * (3 * blocks * config.width + scales * config.vocab)
+    kept += 12 * batch * schedule.length
+    one_map = batch * size * tokenizer.code_width * schedule.counts[-1]
+    moments = [scale_bytes(config, how, k, batch, size) for k in range(scales)]
+    widest = max(*moments, 4 * one_map, decoding_bytes(tokenizer, batch, size))
     weights = (transformer_parameters(config) + tokenizer_weights) * size
-    return Memory(weights, kept, max(moments) + batch * maps)
+    return Memory(weights, kept, one_map + widest)
 
 # %% ../nbs/appendices/a7_costs.ipynb #training-bytes
 def training_bytes(
     config: TransformerConfig, batch: int = 1, *, half: bool = False
 ) -> Memory:
-    """Memory of a training step: AdamW and averaged weights, packed attention.
+    """Memory of a training step on a CPU: AdamW, averaged weights, packed attention.
+
+    Kept are 17 rows of width d per block and token: for attention and MLP a state, its
+    norm, the same modulated, and a result; query, key and value, two of them divided
+    by their length, copies of all three per scale, and the mixed values. In half
+    precision state and norm stay float32. Then the hidden row twice, attention
+    weights, six modulation vectors and two sums. At the end stand the logarithms of
+    the law and two gradients of that size, or, if the vocabulary is small, four rows
+    around the norm before the head; or else gradients and the optimizer's step.
 
     Args:
         config: the network; its mask decides the attention weights kept.
@@ -279,13 +436,13 @@ def training_bytes(
     met, hidden = pairs(config.schedule, config.mask), round(d * config.mlp_ratio)
     counts = zip(met, config.schedule.counts, strict=True)
     again = sum(m // c for m, c in counts) - n
-    rows = n * (d * (40 if half else 64) + 2 * size * hidden + 48)
-    rows -= 0 if config.qk_norm else 4 * size * n * d
-    block = rows + size * (2 * d * again + config.heads * sum(met))
-    ends = n * (d * (10 if half else 12) + 4 * config.vocab)
+    rows = n * (d * (42 if half else 68) + 2 * size * hidden + 16)
+    rows += size * n * (4 * config.heads if config.qk_norm else -5 * d)
+    block = rows + size * (2 * d * again + config.heads * sum(met) + 8 * d)
     parameters = transformer_parameters(config)
     casts = 2 * (parameters - d * (n + config.classes + 1)) if half else 0
-    kept = batch * (config.depth * block + ends) + casts
-    working = batch * n * 12 * config.vocab
-    short = max(0, 4 * parameters - kept - working)  # gradients, when they are more
-    return Memory(16 * parameters, kept, working + short)
+    kept = batch * (config.depth * block + 8 * n * d) + casts
+    working = batch * n * max(12 * config.vocab + size * d, 16 * d)
+    largest = d * max(6 * d, hidden, config.vocab)
+    update = 4 * (parameters + 2 * largest)  # gradients, and AdamW's two steps on one
+    return Memory(16 * parameters, kept, max(working, update - kept))
