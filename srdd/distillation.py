@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from srdd.costs import (
     TransformerFlops,
     decoder_flops,
+    guided_scales,
     quantizer_flops,
     transformer_flops,
 )
@@ -133,13 +134,7 @@ def generation_flops(
     sampling, scales = sampling or SampleConfig(), len(model.schedule)
     check_configs(model, tokenizer, sampling)
     check_plan(model, sampling)
-    wanted = [sampling.weight(k, scales) != 1 for k in range(scales)]
-    last = max((k for k in range(scales) if wanted[k]), default=-1)
-    if model.mask != "markov":  # its cache needs both rows at earlier scales too
-        wanted = [k <= last for k in range(scales)]
-    together = zip(wanted, model.seen, strict=True)
-    double = {first for acts, first in together if acts}
-    guided = [first in double for first in model.seen]
+    guided = guided_scales(model, sampling)
     runs = [*map(sampling.rounds, range(scales))]
     drawn = transformer_flops(model, guided=guided, runs=runs)
     if any(guided):  # modulations: once for the label alone, once for both rows

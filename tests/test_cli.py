@@ -696,6 +696,7 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
         (("convert", "a.pth", "b.pth"), "no file b.pth"),
         (("info", "d17"), "got 'd17'"),
         (("info", "d16", "--batch", "0"), "--batch must be at least 1"),
+        (("info", "d16", "--top-k", "5000"), "top_k must be at most the vocabulary"),
         (("convert", "a.pth"), "convert wants two files"),
         (("convert", "a", "b", "--to-var"), "--to-var wants one model folder"),
         (("convert", "{model}", "--to-var"), "norm_groups"),
@@ -906,13 +907,37 @@ def test_info_of_a_preset_needs_no_weights():
     weights = 4 * (310_283_520 + 108_948_355)
     assert small["weights"] == large["weights"] == weights
     kept = large["kept"] - small["kept"]
-    assert kept == 8 * 2 * causal["cache_bytes_per_image"]  # two laws
-    half = run("info", "d16", "--dtype", "bfloat16", "--batch", 8)["memory_bytes"]
+    assert kept == 8 * causal["cache_bytes_per_image"]
+    assert causal["cache_bytes_per_image"] == 2 * 2 * 4 * 16 * 1024 * 680  # two laws
+    half = run("info", "d16", "--dtype", "bfloat16", "--batch", 8)
+    assert half["cache_bytes_per_image"] == causal["cache_bytes_per_image"] // 2
+    alone = run("info", "d16", "--guidance", 1, "--batch", 8)
+    assert alone["cache_bytes_per_image"] == causal["cache_bytes_per_image"] // 2
+    half = half["memory_bytes"]
     assert half["sampling"]["weights"] == weights // 2
     assert (
         half["training_step"]["total"]
         < causal["memory_bytes"]["training_step"]["total"]
     )
+
+
+def test_info_counts_the_memory_of_the_settings_that_were_asked_for():
+    def memory(*words):
+        found = run("info", *words, "--mask", "markov", "--batch", 64)
+        return found["sampling"], found["memory_bytes"]["sampling"]["total"]
+
+    how, published = memory("d16")
+    assert how == {"guidance": 2.5, "guidance_rule": "linear", "guidance_off": 0,
+                   "top_k": 900, "top_p": 0.96}  # fmt: skip
+    how, everything = memory("d16", "--top-k", 0)
+    assert how["top_k"] == 0 and how["top_p"] == 0.96
+    assert everything > published  # all codes are sorted
+    own, mine = memory("fashion")
+    assert own["guidance"] == 3.0 and own["top_k"] == 0
+    plain, less = memory("fashion", "--guidance", 1)
+    assert plain["guidance"] == 1 and less < mine
+    fast, slim = memory("fashion", "--preset", "fast")
+    assert fast["guidance"] == 4.0 and slim < mine
 
 
 def test_info_shows_what_the_presets_of_a_shipped_model_cost(capsys):
