@@ -838,11 +838,14 @@ def headline(record: Record) -> list[str]:
 
 
 def cost(record: Record) -> str:
-    """What a run took: its seconds, and its operations if they were counted."""
-    seconds = f"{record.wall_seconds:,.0f} s"
-    if record.flops is None:
-        return seconds
-    return f"{seconds}, {plain(record.flops / 1e12, 3)} TFLOP"
+    """What a run took: its seconds, operations if they were counted, parts it kept."""
+    found = f"{record.wall_seconds:,.0f} s"
+    if record.flops is not None:
+        found += f", {plain(record.flops / 1e12, 3)} TFLOP"
+    if kept := sum(group["parts"] for group in record.kept):
+        commits = ", ".join(sorted({group["commit"] for group in record.kept}))
+        found += f", {kept} part{'s' * (kept != 1)} kept from commit {commits}"
+    return found
 
 
 def section(claim: Claim, folder: str | Path | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,16 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-from . import records
+from . import ledger, records
 from .data import ImageSet, digest, open_images, permutation
 from .distillation import generation_flops, shortened
 from .fast import Timing
 from .features import feature_net, shipped_judge, train_judge
-from .files import encode_images, read_json, resolve_model, write_json
+from .files import encode_images, resolve_model
 from .gpu_speed import gpu_suite
+from .ledger import Operations as Operations
 from .likelihood import count_collisions
 from .metrics import (
     FeatureNet,
@@ -79,9 +77,9 @@ class Setting:
     ) -> dict[str, float]:
         """Measure one part of an experiment, or find that this was done before.
 
-        A part is kept below the work folder, for the commit that measured it: a
-        run that was stopped goes on where it was. With changed files, or outside
-        of a checkout, nothing is kept.
+        A part is kept below the work folder with its cost, for the commit that
+        measured it: a run that was stopped goes on where it was. With changed
+        files, or outside of a checkout, nothing is kept.
         """
         commit = commit_id()
         if commit.endswith("+") or commit == "unknown":
@@ -89,31 +87,7 @@ class Setting:
         facts = asdict(replace(self, progress=False, work="", root=None))
         key = digest(json.dumps([name, facts], sort_keys=True))[:12]
         path = Path(self.work) / "parts" / commit / f"{key}.json"
-        if not path.is_file():
-            write_json(path, measure())
-        return read_json(path)
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations of matrix products, convolutions and attention.
-
-    By PyTorch's own formulas, as its `FlopCounterMode` does, which follows modules
-    too and makes a training step of a small network twice as long.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        made = func(*args, **kwargs)
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.total += formula(*args, **kwargs, out_val=made)
-        return made
+        return ledger.part(path, measure)
 
 
 @dataclass(frozen=True)
@@ -123,7 +97,7 @@ class Experiment:
     Args:
         claim: the sentence that the values speak about.
         measure: gives the values, and other fields of the record.
-        counted: whether operations are; not beside a GPU.
+        counted: whether operations are; not where something compiled is timed.
     """
 
     claim: str
@@ -1136,9 +1110,9 @@ EXPERIMENTS: dict[str, Experiment] = {
 def run(name: str, **setting: Any) -> dict[str, Any]:
     """Run a named experiment and write its record.
 
-    Operations are counted on a CPU alone: beside a GPU counting takes longer than
-    what it counts, and its parts are often measured by several processes. Of calls
-    that are timed the one before the first is counted.
+    Its seconds and operations are those of this run and of the parts that it found
+    kept, see `srdd.ledger`. Of calls that are timed the one before the first is
+    counted; of a training on a GPU one step, which stands for all.
 
     Raises:
         ValueError: no experiment of that name.
@@ -1149,12 +1123,9 @@ def run(name: str, **setting: Any) -> dict[str, Any]:
     row, told = EXPERIMENTS[name], Setting(**setting)
     own = told.out is not None and name != "judge"  # whose --out is the model's
     target = Path(str(told.out)) if own else records.results_dir()
-    counted = row.counted and told.device == "cpu"
-    counter = Operations() if counted else nullcontext()
-    with counter:
+    with ledger.opened(row.counted) as account:
         measured = row.measure(told)
     facts = {"claim": row.claim, "tier": "tiny model", "seeds": [told.seed]}
-    if counted:
-        facts["flops"] = float(counter.total)
+    facts |= account.facts()
     record = write_record(target, name=name, **(facts | measured))
     return {k: v["mean"] for k, v in record.values.items()}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .checkpoints import read_file
 from .data import FASHION_CLASSES, ImageSet, loader
 from .files import CheckpointError, check_tensor, check_whole, sha256
+from .ledger import fit
 from .metrics import (
     FeatureMoments,
     FeatureNet,
@@ -35,7 +36,7 @@ from .metrics import (
     in_batches,
     squared_distances,
 )
-from .training import TrainConfig, fit
+from .training import TrainConfig
 
 PUBLISHED_IMAGES, PUBLISHED_CLASSES, PUBLISHED_SIDES = 50_000, 1_000, (256, 512)
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"

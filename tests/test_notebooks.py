@@ -51,6 +51,7 @@ HAND_WRITTEN = {
     "experiments",
     "features",
     "gpu_speed",
+    "ledger",
     "resampling_study",
     "schedule_study",
     "set_study",
