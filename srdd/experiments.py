@@ -98,11 +98,14 @@ class Experiment:
         claim: the sentence that the values speak about.
         measure: gives the values, and other fields of the record.
         counted: whether operations are; not where something compiled is timed.
+        seeded: whether ``--seed`` moves its draws. The others have training seeds of
+            their own, which are part of the claim, or draw nothing.
     """
 
     claim: str
     measure: Callable[[Setting], dict[str, Any]]
     counted: bool = True
+    seeded: bool = False
 
 
 def balanced(images: ImageSet, count: int, seed: int) -> Tensor:
@@ -476,11 +479,28 @@ def measure_collisions(setting: Setting) -> dict[str, Any]:
     return {"values": values}
 
 
+MASKS = ("markov", "causal")
+
+
 def measure_training(setting: Setting) -> dict[str, Any]:
-    """Training loss of the shipped pair by steps, from the logs below `root`."""
+    """Training loss of the shipped pair by steps, from the logs below `root`.
+
+    Raises:
+        FileNotFoundError: a log is not there; they are not part of the package.
+    """
+    folder = Path(setting.root or ".")
+    logs = {mask: folder / f"model-{mask}-training" / "log.jsonl" for mask in MASKS}
+    if missing := [str(log) for log in logs.values() if not log.is_file()]:
+        raise FileNotFoundError(
+            "fashion-training reads the logs of both trainings of the shipped pair, "
+            f"which are not shipped; missing: {', '.join(missing)}. To make new ones "
+            "train the pair again, with the train.json that `srdd info fashion` shows: "
+            "srdd train fashion --tokenizer fashion --mask markov --depth 4 --width 128 "
+            "--heads 4 --config train.json --out D/model-markov, the same with causal "
+            "for markov, then give --root D"
+        )
     measured = {}
-    for mask in ("markov", "causal"):
-        log = Path(setting.root or ".") / f"model-{mask}-training" / "log.jsonl"
+    for mask, log in logs.items():
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         losses = {line["step"]: line["loss/model"] for line in lines}
         for end in range(100, max(losses) + 1, 100):
@@ -989,24 +1009,34 @@ PHOTOGRAPHS = {
 }
 EXPERIMENTS: dict[str, Experiment] = {
     "judge": Experiment(
-        "The judge names at least 92 % of the test images.", measure_judge
+        "The judge names at least 92 % of the test images.",
+        measure_judge,
+        seeded=True,
     ),
     "fashion-quality": Experiment(
-        "The shipped models against the test images, with yardsticks.", measure_quality
+        "The shipped models against the test images, with yardsticks.",
+        measure_quality,
+        seeded=True,
     ),
     "fashion-guidance": Experiment(
-        "A moderate guidance weight is better than none.", measure_guidance
+        "A moderate guidance weight is better than none.",
+        measure_guidance,
+        seeded=True,
     ),
     "fashion-truncation": Experiment(
         "Cutting the tail of the law is better than the law itself.",
         measure_truncation,
+        seeded=True,
     ),
     "fashion-loss": Experiment(
         "The Markovian model's tokens cost little more than its causal twin's.",
         measure_loss,
+        seeded=True,
     ),
     "theorem": Experiment(
-        "P1 to P18: equal to 1e-10 in float64, or visibly not equal.", measure_theorem
+        "P1 to P18: equal to 1e-10 in float64, or visibly not equal.",
+        measure_theorem,
+        seeded=True,
     ),
     "fashion-collisions": Experiment(
         "No two prefixes of training images share a value.", measure_collisions
@@ -1054,11 +1084,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-features": Experiment(
         "A network of photographs ranks the shipped models as the judge does.",
         measure_features,
+        seeded=True,
     ),
     **{
         f"{model}-presets": Experiment(
             "Some setting of the sampler is better than the default, some is cheaper.",
             partial(measure_presets, model),
+            seeded=True,
         )
         for model in DECODERS
     },
@@ -1115,12 +1147,18 @@ def run(name: str, **setting: Any) -> dict[str, Any]:
     counted; of a training on a GPU one step, which stands for all.
 
     Raises:
-        ValueError: no experiment of that name.
+        ValueError: no experiment of that name, or a seed for one that takes none.
         FileNotFoundError: no folder for the record, before anything is measured.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
     row, told = EXPERIMENTS[name], Setting(**setting)
+    if told.seed and not row.seeded:
+        raise ValueError(
+            f"{name} takes no --seed, got {told.seed}: it draws nothing, or its seeds "
+            "are part of what it claims; leave --seed out. These take one: "
+            f"{', '.join(k for k, v in EXPERIMENTS.items() if v.seeded)}"
+        )
     own = told.out is not None and name != "judge"  # whose --out is the model's
     target = Path(str(told.out)) if own else records.results_dir()
     with ledger.opened(row.counted) as account:
