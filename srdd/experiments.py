@@ -735,6 +735,20 @@ def measure_set(name: str, setting: Setting) -> dict[str, Any]:
     return {"values": values} | facts
 
 
+def measure_set_floors(name: str, setting: Setting) -> dict[str, Any]:
+    """What real photographs of a set score by its judge: no other network is needed.
+
+    The judge is that of `measure_set` in the same work folder, or trained anew by the
+    same plan. Then FD is of another network; rel-FD, in units of its own blur, compares.
+    """
+    from . import set_study
+
+    plan, work = set_study.planned(name, setting.device), Path(setting.work) / name
+    known = set_study.SetTokenizers(plan, work, setting.root, setting.device)
+    values = rows({"training set": {"images": len(known.train)}})
+    return {"values": values | rows(known.known_sets()), "tier": plan.tier}
+
+
 def measure_study_floors(setting: Setting) -> dict[str, Any]:
     """What no network can beat: as many training images, and their reconstructions."""
     study, values = study_of(setting), {}
@@ -1102,6 +1116,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         name: Experiment(
             f"{title}: the Markovian model is as good as the causal one.",
             partial(measure_set, name),
+        )
+        for name, title in PHOTOGRAPHS.items()
+    },
+    **{
+        f"{name}-floors": Experiment(
+            f"{title}: training images set the floor of every distance.",
+            partial(measure_set_floors, name),
         )
         for name, title in PHOTOGRAPHS.items()
     },
