@@ -325,13 +325,16 @@ PHOTOGRAPHS = {
 
 
 def photographs(*pairs: tuple[str, str]) -> tuple[tuple[str, str, str], ...]:
-    """Values of the three sets of colour photographs, and their floors of rel-FD."""
-    floor = ("floor of rel-FD, training images", "training images/rel_fd")
-    return tuple(
-        (record, key, f"{title}: {text}")
-        for record, title in PHOTOGRAPHS.items()
-        for text, key in (*pairs, floor)
-    )
+    """Values of the three sets of colour photographs, and their floors of rel-FD.
+
+    A floor that was measured later is by a judge of the same plan, trained again.
+    """
+    text, key = "floor of rel-FD, training images", "training images/rel_fd"
+    found = []
+    for record, title in PHOTOGRAPHS.items():
+        found += [(record, k, f"{title}: {t}") for t, k in (*pairs, (text, key))]
+        found += [(f"{record}-floors", key, f"{title}: {text}, judge trained again")]
+    return tuple(found)
 
 
 def floors(count: int = 2500) -> tuple[tuple[str, str, str], ...]:
@@ -866,11 +869,14 @@ def headline(record: Record) -> list[str]:
 
 
 def cost(record: Record) -> str:
-    """What a run took: its seconds, and its operations if they were counted."""
-    seconds = f"{record.wall_seconds:,.0f} s"
-    if record.flops is None:
-        return seconds
-    return f"{seconds}, {plain(record.flops / 1e12, 3)} TFLOP"
+    """What a run took: its seconds, operations if they were counted, parts it kept."""
+    found = f"{record.wall_seconds:,.0f} s"
+    if record.flops is not None:
+        found += f", {plain(record.flops / 1e12, 3)} TFLOP"
+    if kept := sum(group["parts"] for group in record.kept):
+        commits = ", ".join(sorted({group["commit"] for group in record.kept}))
+        found += f", {kept} part{'s' * (kept != 1)} kept from commit {commits}"
+    return found
 
 
 def section(claim: Claim, folder: str | Path | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,16 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-from . import records
+from . import ledger, records
 from .data import ImageSet, digest, open_images, permutation
 from .distillation import generation_flops, shortened
 from .fast import Timing
 from .features import feature_net, shipped_judge, train_judge
-from .files import encode_images, read_json, resolve_model, write_json
+from .files import encode_images, resolve_model
 from .gpu_speed import gpu_suite
+from .ledger import Operations as Operations
 from .likelihood import count_collisions
 from .metrics import (
     FeatureNet,
@@ -88,9 +86,9 @@ class Setting:
     ) -> dict[str, float]:
         """Measure one part of an experiment, or find that this was done before.
 
-        A part is kept below the work folder, for the commit that measured it: a
-        run that was stopped goes on where it was. With changed files, or outside
-        of a checkout, nothing is kept.
+        A part is kept below the work folder with its cost, for the commit that
+        measured it: a run that was stopped goes on where it was. With changed
+        files, or outside of a checkout, nothing is kept.
         """
         commit = commit_id()
         if commit.endswith("+") or commit == "unknown":
@@ -98,31 +96,7 @@ class Setting:
         facts = asdict(replace(self, progress=False, work="", root=None))
         key = digest(json.dumps([name, facts], sort_keys=True))[:12]
         path = Path(self.work) / "parts" / commit / f"{key}.json"
-        if not path.is_file():
-            write_json(path, measure())
-        return read_json(path)
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations of matrix products, convolutions and attention.
-
-    By PyTorch's own formulas, as its `FlopCounterMode` does, which follows modules
-    too and makes a training step of a small network twice as long.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        made = func(*args, **kwargs)
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.total += formula(*args, **kwargs, out_val=made)
-        return made
+        return ledger.part(path, measure)
 
 
 @dataclass(frozen=True)
@@ -132,12 +106,15 @@ class Experiment:
     Args:
         claim: the sentence that the values speak about.
         measure: gives the values, and other fields of the record.
-        counted: whether operations are; not beside a GPU.
+        counted: whether operations are; not where something compiled is timed.
+        seeded: whether ``--seed`` moves its draws. The others have training seeds of
+            their own, which are part of the claim, or draw nothing.
     """
 
     claim: str
     measure: Callable[[Setting], dict[str, Any]]
     counted: bool = True
+    seeded: bool = False
 
 
 def balanced(images: ImageSet, count: int, seed: int) -> Tensor:
@@ -511,11 +488,28 @@ def measure_collisions(setting: Setting) -> dict[str, Any]:
     return {"values": values}
 
 
+MASKS = ("markov", "causal")
+
+
 def measure_training(setting: Setting) -> dict[str, Any]:
-    """Training loss of the shipped pair by steps, from the logs below `root`."""
+    """Training loss of the shipped pair by steps, from the logs below `root`.
+
+    Raises:
+        FileNotFoundError: a log is not there; they are not part of the package.
+    """
+    folder = Path(setting.root or ".")
+    logs = {mask: folder / f"model-{mask}-training" / "log.jsonl" for mask in MASKS}
+    if missing := [str(log) for log in logs.values() if not log.is_file()]:
+        raise FileNotFoundError(
+            "fashion-training reads the logs of both trainings of the shipped pair, "
+            f"which are not shipped; missing: {', '.join(missing)}. To make new ones "
+            "train the pair again, with the train.json that `srdd info fashion` shows: "
+            "srdd train fashion --tokenizer fashion --mask markov --depth 4 --width 128 "
+            "--heads 4 --config train.json --out D/model-markov, the same with causal "
+            "for markov, then give --root D"
+        )
     measured = {}
-    for mask in ("markov", "causal"):
-        log = Path(setting.root or ".") / f"model-{mask}-training" / "log.jsonl"
+    for mask, log in logs.items():
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         losses = {line["step"]: line["loss/model"] for line in lines}
         for end in range(100, max(losses) + 1, 100):
@@ -764,6 +758,20 @@ def measure_set(name: str, setting: Setting) -> dict[str, Any]:
     study.pictures()
     facts = {"seeds": list(SEEDS), "tier": plan.tier}
     return {"values": values} | facts
+
+
+def measure_set_floors(name: str, setting: Setting) -> dict[str, Any]:
+    """What real photographs of a set score by its judge: no other network is needed.
+
+    The judge is that of `measure_set` in the same work folder, or trained anew by the
+    same plan. Then FD is of another network; rel-FD, in units of its own blur, compares.
+    """
+    from . import set_study
+
+    plan, work = set_study.planned(name, setting.device), Path(setting.work) / name
+    known = set_study.SetTokenizers(plan, work, setting.root, setting.device)
+    values = rows({"training set": {"images": len(known.train)}})
+    return {"values": values | rows(known.known_sets()), "tier": plan.tier}
 
 
 def measure_study_floors(setting: Setting) -> dict[str, Any]:
@@ -1065,24 +1073,34 @@ PHOTOGRAPHS = {
 }
 EXPERIMENTS: dict[str, Experiment] = {
     "judge": Experiment(
-        "The judge names at least 92 % of the test images.", measure_judge
+        "The judge names at least 92 % of the test images.",
+        measure_judge,
+        seeded=True,
     ),
     "fashion-quality": Experiment(
-        "The shipped models against the test images, with yardsticks.", measure_quality
+        "The shipped models against the test images, with yardsticks.",
+        measure_quality,
+        seeded=True,
     ),
     "fashion-guidance": Experiment(
-        "A moderate guidance weight is better than none.", measure_guidance
+        "A moderate guidance weight is better than none.",
+        measure_guidance,
+        seeded=True,
     ),
     "fashion-truncation": Experiment(
         "Cutting the tail of the law is better than the law itself.",
         measure_truncation,
+        seeded=True,
     ),
     "fashion-loss": Experiment(
         "The Markovian model's tokens cost little more than its causal twin's.",
         measure_loss,
+        seeded=True,
     ),
     "theorem": Experiment(
-        "P1 to P18: equal to 1e-10 in float64, or visibly not equal.", measure_theorem
+        "P1 to P18: equal to 1e-10 in float64, or visibly not equal.",
+        measure_theorem,
+        seeded=True,
     ),
     "fashion-collisions": Experiment(
         "No two prefixes of training images share a value.", measure_collisions
@@ -1130,11 +1148,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-features": Experiment(
         "A network of photographs ranks the shipped models as the judge does.",
         measure_features,
+        seeded=True,
     ),
     **{
         f"{model}-presets": Experiment(
             "Some setting of the sampler is better than the default, some is cheaper.",
             partial(measure_presets, model),
+            seeded=True,
         )
         for model in DECODERS
     },
@@ -1146,6 +1166,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         name: Experiment(
             f"{title}: the Markovian model is as good as the causal one.",
             partial(measure_set, name),
+        )
+        for name, title in PHOTOGRAPHS.items()
+    },
+    **{
+        f"{name}-floors": Experiment(
+            f"{title}: training images set the floor of every distance.",
+            partial(measure_set_floors, name),
         )
         for name, title in PHOTOGRAPHS.items()
     },
@@ -1194,25 +1221,28 @@ EXPERIMENTS: dict[str, Experiment] = {
 def run(name: str, **setting: Any) -> dict[str, Any]:
     """Run a named experiment and write its record.
 
-    Operations are counted on a CPU alone: beside a GPU counting takes longer than
-    what it counts, and its parts are often measured by several processes. Of calls
-    that are timed the one before the first is counted.
+    Its seconds and operations are those of this run and of the parts that it found
+    kept, see `srdd.ledger`. Of calls that are timed the one before the first is
+    counted; of a training on a GPU one step, which stands for all.
 
     Raises:
-        ValueError: no experiment of that name.
+        ValueError: no experiment of that name, or a seed for one that takes none.
         FileNotFoundError: no folder for the record, before anything is measured.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
     row, told = EXPERIMENTS[name], Setting(**setting)
+    if told.seed and not row.seeded:
+        raise ValueError(
+            f"{name} takes no --seed, got {told.seed}: it draws nothing, or its seeds "
+            "are part of what it claims; leave --seed out. These take one: "
+            f"{', '.join(k for k, v in EXPERIMENTS.items() if v.seeded)}"
+        )
     own = told.out is not None and name != "judge"  # whose --out is the model's
     target = Path(str(told.out)) if own else records.results_dir()
-    counted = row.counted and told.device == "cpu"
-    counter = Operations() if counted else nullcontext()
-    with counter:
+    with ledger.opened(row.counted) as account:
         measured = row.measure(told)
     facts = {"claim": row.claim, "tier": "tiny model", "seeds": [told.seed]}
-    if counted:
-        facts["flops"] = float(counter.total)
+    facts |= account.facts()
     record = write_record(target, name=name, **(facts | measured))
     return {k: v["mean"] for k, v in record.values.items()}

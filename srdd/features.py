@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import FASHION_CLASSES, ImageSet, loader
-from .files import CheckpointError, sha256
+from .files import CheckpointError, check_tensor, check_whole, sha256
 from .foreign import read_file
+from .ledger import fit
 from .metrics import (
     FeatureMoments,
     FeatureNet,
@@ -28,13 +29,14 @@ from .metrics import (
     JudgeConfig,
     accuracy,
     check_pair,
+    check_widths,
     class_scores,
     features_of,
     frechet_distance,
     in_batches,
     squared_distances,
 )
-from .training import TrainConfig, fit
+from .training import TrainConfig
 
 PUBLISHED_IMAGES, PUBLISHED_CLASSES, PUBLISHED_SIDES = 50_000, 1_000, (256, 512)
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -87,7 +89,7 @@ def as_colour(images: Tensor) -> Tensor:
     Raises:
         ValueError: neither 1 nor 3 channels.
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
+    if check_tensor(images, "images").ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
             f"images has shape {tuple(images.shape)}, want (b, 1 or 3, H, W)"
         )
@@ -276,7 +278,8 @@ class LPIPS(nn.Module):
         Raises:
             ValueError: different shapes, no or smaller images, other values.
         """
-        shape = tuple(fake.shape)
+        shape = tuple(check_tensor(fake, "fake").shape)
+        check_tensor(real, "real")
         if shape != real.shape or len(shape) != 4 or min(shape[2:]) < self.least:
             raise ValueError(
                 f"want one shape (b, c, H, W) with sides from {self.least}, got {shape} "
@@ -358,11 +361,17 @@ def interleave(parts: list[Tensor]) -> Tensor:
     Args:
         parts: features of images r, r + p, r + 2 p, ... for each rank r of p.
     Raises:
-        ValueError: lengths that such a division does not give.
+        ValueError: no parts, lengths that such a division does not give, or features
+            of several widths.
     """
+    if not parts:
+        raise ValueError("no parts, want the features of one rank or more")
+    parts = [check_tensor(x, f"part {rank}") for rank, x in enumerate(parts)]
     count = sum(map(len, parts))
     if any(len(x) != len(range(r, count, len(parts))) for r, x in enumerate(parts)):
         raise ValueError(f"parts of {[len(x) for x in parts]} rows do not interleave")
+    for part in parts:
+        check_widths("the parts", parts[0].shape[-1], part.shape[-1])
     found = parts[0].new_empty(count, *parts[0].shape[1:])
     for rank, part in enumerate(parts):
         found[rank :: len(parts)] = part
@@ -378,8 +387,11 @@ def read_statistics(path: str | Path, count: int = 1_281_167) -> FeatureMoments:
     Raises:
         FileNotFoundError: no such file.
         CheckpointError: other content.
+        ValueError: count < 2.
     """
     import numpy as np
+
+    check_whole(count, "count", 2)
 
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -431,7 +443,7 @@ def fid_50k(
     """
     if net.name != "inception":
         raise ValueError(f"FID needs the inception network, got {net.name}")
-    if labels.shape != (PUBLISHED_IMAGES,):
+    if check_tensor(labels, "labels").shape != (PUBLISHED_IMAGES,):
         raise ValueError(
             f"FID-50k needs {PUBLISHED_IMAGES:,} images, got labels of shape "
             f"{tuple(labels.shape)}; a value of fewer is larger and cannot be compared "
@@ -477,10 +489,17 @@ def voted_accuracy(
     """
     features, points = check_pair(1, features=features, points=points)
     for name, ids, rows in (("labels", labels, features), ("known", known, points)):
-        if ids.shape != rows.shape[:1]:
+        if check_tensor(ids, name).shape != rows.shape[:1]:
             raise ValueError(f"{name} {tuple(ids.shape)} for {len(rows)} images")
-    if type(k) is not int or k < 1:
-        raise ValueError(f"k must be at least 1, a whole number, got {k}; give 5")
+        if ids.dtype != torch.int64:
+            got = f"{name} has {ids.dtype}"
+            raise ValueError(f"{got}, want integer class ids: labels.long()")
+        if (low := int(ids.min())) < 0:
+            got = f"{name} has ids {low}..{int(ids.max())}"
+            raise ValueError(
+                f"{got}, want them from 0 on; leave images without one out"
+            )
+    check_whole(k, "k", usual=5)
     votes = F.one_hot(known, int(torch.cat((known, labels)).max()) + 1).double()
     found = []
     for some in features.split(1000):
@@ -491,7 +510,12 @@ def voted_accuracy(
 
 
 def jitter(images: Tensor, room: int = 2) -> Tensor:
-    """Shift each image by up to `room` pixels, around the edge; mirror half."""
+    """Shift each image by up to `room` pixels, around the edge; mirror half.
+
+    Raises:
+        ValueError: a room that is negative.
+    """
+    check_whole(room, "room", least=0, usual=2)
     b, _, h, w = images.shape
     dy, dx = torch.randint(-room, room + 1, (2, b, 1), device=images.device)
     rows = (torch.arange(h, device=images.device) + dy) % h  # (b, h)
@@ -560,7 +584,14 @@ def train_judge(
         progress: show a bar.
     Returns:
         The averaged judge, in evaluation mode.
+    Raises:
+        ValueError: images without labels and classes.
     """
+    if not isinstance(images, ImageSet):
+        raise ValueError(
+            f"images must be an ImageSet, which has labels, got {type(images).__name__}; "
+            "srdd.data.open_images makes one of a tensor of images and one of labels"
+        )
     config = TrainConfig(
         steps,
         batch,

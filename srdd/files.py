@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'CheckpointError', 'write_bytes', 'sync_folder', 'write_jso
            'compare', 'sha256', 'write_manifest', 'verify_manifest', 'check_replaceable', 'replace_folder',
            'shipped_folder', 'shipped_names', 'resolve_model', 'config_to_dict', 'config_from_dict', 'Pretrained',
            'save_state', 'load_state', 'latest_state', 'prune_states', 'TrainLog', 'TokenSet', 'token_fingerprint',
-           'encode_images', 'save_tokens', 'load_tokens']
+           'encode_images', 'save_tokens', 'load_tokens', 'check_tensor', 'check_whole', 'check_range']
 
 # %% ../nbs/appendices/a4_files.ipynb #exported-imports
 import hashlib
@@ -94,8 +94,7 @@ def read_json(path: str | Path) -> Any:
 
 # %% ../nbs/appendices/a4_files.ipynb #save-tensors
 def save_tensors(
-    path: str | Path,
-    tensors: Mapping[str, Tensor],
+    path: str | Path, tensors: Mapping[str, Tensor],
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write tensors as one safetensors file, in one move."""
@@ -104,8 +103,7 @@ def save_tensors(
 
 # %% ../nbs/appendices/a4_files.ipynb #load-tensors
 def load_tensors(
-    path: str | Path, expect: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
+    path: str | Path, expect: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Read a safetensors file, strictly.
 
     Args:
@@ -133,8 +131,7 @@ def load_tensors(
 
 # %% ../nbs/appendices/a4_files.ipynb #compare
 def compare(
-    path: Path, tensors: Mapping[str, Tensor], expect: Mapping[str, Tensor]
-) -> None:
+    path: Path, tensors: Mapping[str, Tensor], expect: Mapping[str, Tensor]) -> None:
     """Refuse tensors with other keys or shapes than expected."""
     shapes = [
         f"{k}: got {tuple(tensors[k].shape)}, want {tuple(expect[k].shape)}"
@@ -536,3 +533,39 @@ def load_tokens(path: str | Path, expect: str | None = None) -> TokenSet:
         )
     classes, sides = tuple(facts["classes"]), tuple(facts["sides"])
     return TokenSet(stored["tokens"], stored["labels"], classes, sides, mark)
+
+# %% ../nbs/appendices/a4_files.ipynb #check-tensor
+def check_tensor(value: Any, name: str) -> Tensor:
+    """A tensor as it is.
+
+    Raises:
+        ValueError: anything else, a list or a numpy array among it.
+    """
+    if isinstance(value, Tensor):
+        return value
+    got = f"{name} must be a tensor, got {type(value).__name__}"
+    raise ValueError(f"{got}; torch.as_tensor makes one of lists and arrays")
+
+# %% ../nbs/appendices/a4_files.ipynb #check-whole
+def check_whole(value: Any, name: str, least: int = 1, usual: int = 1) -> int:
+    """A whole number of at least `least`, as it is; `usual` is what to give instead.
+
+    Raises:
+        ValueError: smaller, or another type.
+    """
+    if type(value) is int and value >= least:
+        return value
+    got = f"{name} must be at least {least}, a whole number, got {value!r}"
+    raise ValueError(f"{got}; give {max(least, usual)}")
+
+# %% ../nbs/appendices/a4_files.ipynb #check-range
+def check_range(images: Tensor, name: str = "images") -> Tensor:
+    """Images as they are, refused if empty or not in [-1, 1], NaN among it."""
+    if check_tensor(images, name).ndim != 4 or not images.numel():
+        got = f"{name} has shape {tuple(images.shape)}: no images"
+        raise ValueError(f"{got}, want (b, c, H, W); give one or more, as a batch")
+    low, high = (x.item() for x in images.aminmax())
+    if not (low >= -1.001 and high <= 1.001):
+        got = f"{name} have values {low:.4g}..{high:.4g}"
+        raise ValueError(f"{got}, want [-1, 1]; rescale them, or look for NaN")
+    return images

@@ -33,12 +33,15 @@ class Record:
         claim: the sentence that the values speak about.
         tier: "toy", "tiny model" or "full scale": what the result may support.
         values: name to ``{"mean", "sd", "n"}``; sd is None for a single run.
-        command, commit, date, device, versions: where it comes from.
+        command, commit, date, device, versions: of the run that wrote it.
         seeds: of the runs behind the values.
-        wall_seconds: the time it took; what an earlier run had kept is not in it.
-        flops: counted operations of the same run, if they were: on a CPU, unless
-            something compiled is timed.
+        wall_seconds: the time of that run, and of the parts that it found kept.
+        flops: counted operations of all of it, if they were: not where something
+            compiled is timed, nor where a part was kept without its cost.
         curves: lists that figures draw.
+        kept: parts from earlier runs, by commit and device: their number, seconds and
+            operations. Of commit "unknown" are those that were kept without a cost,
+            whose seconds are in no sum.
     Raises:
         ValueError: an unknown tier, or a value without mean, sd and n.
     """
@@ -56,6 +59,7 @@ class Record:
     wall_seconds: float
     flops: float | None = None
     curves: dict[str, list[float]] = field(default_factory=dict)
+    kept: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.tier not in TIERS:
@@ -158,17 +162,24 @@ def processor() -> str:
     return f"{platform.machine()} CPU" + (f" ({', '.join(about)})" if about else "")
 
 
+def device_name() -> str:
+    """The GPU if torch sees one, else the CPU and its threads."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{processor()}, {torch.get_num_threads()} thread(s)"
+
+
 def environment() -> dict[str, Any]:
     """Command, commit, date, device and versions of this run."""
     import torch
 
-    on_gpu = torch.cuda.is_available()
-    cpu = f"{processor()}, {torch.get_num_threads()} thread(s)"
     return {
         "command": command_line(),
         "commit": commit_id(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name() if on_gpu else cpu,
+        "device": device_name(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__.split("+")[0],

@@ -39,6 +39,7 @@ from .distillation import (
     with_schedule,
 )
 from .files import load_tensors, save_tensors
+from .ledger import fit, once
 from .metrics import (
     FeatureMoments,
     accuracy,
@@ -50,7 +51,7 @@ from .metrics import (
 from .sampling import SampleConfig, image_seeds, sample
 from .studies import Study, Variant, drawn, encoding_digest
 from .tokenizer import Tokenizer, psnr
-from .training import TOKENIZER_TRAINING, TrainConfig, TransformerTask, fit
+from .training import TOKENIZER_TRAINING, TrainConfig, TransformerTask
 from .transformer import ScaleTransformer
 
 FULL = (1, 2, 3, 4, 6, 8)
@@ -201,12 +202,15 @@ class ScheduleStudy(Study):
         """Tokens of samples of balanced classes, drawn once and kept: ids per scale."""
         facts = json.dumps([asdict(sampling), count, seed], sort_keys=True)
         path = saved / f"draws-{digest(facts)[:12]}.safetensors"
-        if not path.is_file():
+
+        def make() -> None:
             model = self.saved(saved)
             labels = torch.arange(count) % model.config.classes
             made = drawn(model, self.tokenizer, labels, sampling=sampling, seed=seed)
             ids = [torch.cat(part.tokens, 1).to(torch.int16).cpu() for part in made]
             save_tensors(path, {"tokens": torch.cat(ids)})
+
+        once(path, make)
         ids = load_tensors(path)["tokens"].long()
         return list(self.tokenizer.schedule.split(ids))
 
@@ -320,13 +324,16 @@ class Schedules:
         shape, teacher = SLIMS[name], self.parents.tokenizer
         facts = json.dumps([shape, asdict(SLIM), SLIM_MAPS, EDGES], sort_keys=True)
         folder = Path(self.work) / f"slim-{digest(facts)[:12]}"
-        if not (folder / "manifest.json").is_file():
+
+        def make() -> None:
             student = slimmed(teacher, **shape).to(memory_format=torch.channels_last)
             pairs = PaintedMaps(teacher, self.slim_maps, SLIM.batch, SLIM.seed)
             task = DecoderTask(student, pairs, edges=EDGES)
             work = folder.with_name(folder.name + "-training")
             trained = fit(task, SLIM, work, progress=False)
             trained.save_pretrained(folder)
+
+        once(folder / "manifest.json", make)
         self.slims[name] = Tokenizer.from_pretrained(folder, device=self.device)
         return self.slims[name]
 

@@ -21,6 +21,7 @@ from .data import ImageSet, open_images
 from .features import train_judge
 from .figures import image_grid
 from .files import load_tensors, save_tensors
+from .ledger import once, opened
 from .metrics import Judge, Reference, features_of, score
 from .sampling import SampleConfig
 from .scales import ScaleSchedule
@@ -210,7 +211,8 @@ class SetTokenizers(TokenizerStudy):
     def judge(self) -> Judge:
         """The feature network, trained on the training images."""
         folder = Path(self.work) / "judge"
-        if not (folder / "manifest.json").is_file():
+
+        def make() -> None:
             trained = train_judge(
                 self.train,
                 folder.with_name("judge-training"),
@@ -220,6 +222,8 @@ class SetTokenizers(TokenizerStudy):
                 progress=self.progress,
             )
             trained.save_pretrained(folder, data=self.plan.title)
+
+        once(folder / "manifest.json", make)
         return Judge.from_pretrained(folder, device=self.device)
 
     @cached_property
@@ -338,11 +342,12 @@ def finish(
     name: str, work: str, root: str | None, device: str, mask: str | None, seed: int
 ) -> None:
     """One network of a set; mask None is the tokenizer without codes."""
-    study = study_of(name, work, root, device)
-    if mask is None:
-        study.tokenizers.measured(None, [seed])
-    else:
-        study.finish(mask, seed)
+    with opened():  # in a process of its own it has an account of its own
+        study = study_of(name, work, root, device)
+        if mask is None:
+            study.tokenizers.measured(None, [seed])
+        else:
+            study.finish(mask, seed)
 
 
 def finished(name: str, work: str, root: str | None, device: str) -> SetStudy:

@@ -26,11 +26,11 @@ from .files import (
     TokenSet,
     encode_images,
     load_tokens,
-    read_json,
     save_tokens,
     token_fingerprint,
     write_json,
 )
+from .ledger import fit, once, part
 from .metrics import Images, Judge, Reference, features_of, score
 from .records import single, spread
 from .resampling import resample
@@ -42,7 +42,6 @@ from .training import (
     TrainConfig,
     Trainer,
     TransformerTask,
-    fit,
     scale_cross_entropy,
 )
 from .transformer import ScaleTransformer, TransformerConfig
@@ -208,7 +207,8 @@ class Study(FashionSets):
         flips = self.flips and images is self.train
         expect = token_fingerprint(images, self.mark, flips)
         path = self.work / f"tokens-{expect[:12]}.safetensors"
-        if not path.is_file():
+
+        def make() -> None:
             found = encode_images(
                 images,
                 lambda pixels: self.encode(pixels.to(self.device)),
@@ -217,6 +217,8 @@ class Study(FashionSets):
                 flips=flips,
             )
             save_tokens(path, found)
+
+        once(path, make)
         return load_tokens(path, expect)
 
     def folder(self, variant: Variant, seed: int) -> Path:
@@ -236,7 +238,8 @@ class Study(FashionSets):
         config = variant.train_config(seed, marks)
         steps = [min((i + 1) * config.save_every, config.steps) for i in range(marks)]
         saved = [folder / f"step-{step:06d}" for step in dict.fromkeys(steps)]
-        if not (saved[-1] / "manifest.json").is_file():
+
+        def make() -> None:
             tokens = self.tokens(self.train)
             model = self.start(variant, seed, len(tokens.classes))
             write_json(folder / "variant.json", asdict(variant) | {"seed": seed})
@@ -252,6 +255,8 @@ class Study(FashionSets):
                 on_save=keep,
             )
             shutil.rmtree(folder / "states")
+
+        once(saved[-1] / "manifest.json", make)
         return saved
 
     def start(self, variant: Variant, seed: int, classes: int) -> ScaleTransformer:
@@ -335,9 +340,7 @@ class Study(FashionSets):
 
     def kept(self, path: Path, measure: Callable[[], dict[str, float]]) -> Any:
         """What was measured before, or measure it and keep it."""
-        if not path.is_file():
-            write_json(path, measure())
-        return read_json(path)
+        return part(path, measure)
 
 
 def seconds_in_turn(

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from .data import ImageSet, loader
-from .files import read_json, write_json
+from .ledger import fit, once, part
 from .metrics import Judge, Reference, evaluate, in_batches, ssim
 from .studies import FashionSets
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTask, psnr
-from .training import TOKENIZER_TRAINING, TrainConfig, fit
+from .training import TOKENIZER_TRAINING, TrainConfig
 
 VOCABS = (16, 64, 256, 1024)
 SMALL = {"base": 8, "norm_groups": 4}
@@ -99,7 +99,8 @@ class TokenizerStudy(FashionSets):
         """A tokenizer with so many codes, or without a quantizer (None)."""
         kind = ContinuousTokenizer if vocab is None else Tokenizer
         folder = self.folder(vocab, seed)
-        if not (folder / "manifest.json").is_file():
+
+        def make() -> None:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 fresh = kind(self.config(vocab))
@@ -117,6 +118,8 @@ class TokenizerStudy(FashionSets):
             )
             work = folder.with_name(folder.name + "-training")
             fit(task, config, work, progress=self.progress).save_pretrained(folder)
+
+        once(folder / "manifest.json", make)
         return kind.from_pretrained(folder, device=self.device)
 
     def folder(self, vocab: int | None, seed: int) -> Path:
@@ -130,8 +133,9 @@ class TokenizerStudy(FashionSets):
         for seed in seeds:
             path = self.folder(vocab, seed) / "quality.json"
             tokenizer = self.trained(vocab, seed)
-            if not path.is_file():
-                known = (self.judge, self.reference, self.test)
-                write_json(path, reconstruction(tokenizer, *known))
-            found.append(read_json(path))
+
+            def measure(own: Tokenizer = tokenizer) -> dict[str, float]:
+                return reconstruction(own, self.judge, self.reference, self.test)
+
+            found.append(part(path, measure))
         return found

@@ -1,6 +1,7 @@
 """Claims: the verdict follows the record, and the page follows the verdict."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -23,6 +24,7 @@ from srdd.claims import (
     at_most,
     cheap_and_equal,
     claims_markdown,
+    cost,
     equal_keys,
     every_above,
     every_below,
@@ -386,3 +388,11 @@ def test_a_record_that_was_written_shows_every_value_that_is_promised(claim):
             assert key in read_record(name).values, (name, key)
     assert isinstance(claim.rule(made), bool)
     assert not any(math.isnan(value["mean"]) for value in made.values.values())
+
+
+def test_a_claim_says_what_was_kept_from_earlier_runs(tmp_path):
+    found = record(tmp_path, {"x": single(1.0)})
+    assert cost(replace(found, wall_seconds=1234.4)) == "1,234 s"
+    kept = [{"commit": "abc", "device": "GPU", "parts": 2, "seconds": 9, "flops": 1}]
+    found = replace(found, wall_seconds=9.0, flops=2.5e12, kept=kept)
+    assert cost(found) == "9 s, 2.5 TFLOP, 2 parts kept from commit abc"

@@ -1,5 +1,9 @@
 """Experiments: a row each, kept in parts, with their operations counted."""
 
+import inspect
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -75,3 +79,51 @@ def test_operations_are_those_of_the_counter_of_pytorch():
     with FlopCounterMode(display=False) as theirs:
         step()
     assert mine.total == theirs.get_total_flops() > 0
+
+
+def source_of(row):
+    """The source of what a row runs."""
+    return inspect.getsource(getattr(row.measure, "func", row.measure))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_seed_is_used_or_refused(name, tmp_path, monkeypatch):
+    row = EXPERIMENTS[name]
+    assert row.seeded == ("setting.seed" in source_of(row)), name
+    found = {"values": {"x": single(1.0)}}
+    monkeypatch.setitem(EXPERIMENTS, name, replace(row, measure=lambda told: found))
+    monkeypatch.setattr("srdd.records.results_dir", lambda start=".": tmp_path)
+    if row.seeded:
+        assert run(name, seed=3) == {"x": 1.0}
+        assert read_record(name, tmp_path).seeds == [3]
+    else:
+        with pytest.raises(ValueError, match=f"{name} takes no --seed, got 3.*leave"):
+            run(name, seed=3)
+        assert not list(tmp_path.iterdir())
+    assert run(name) == {"x": 1.0}
+
+
+def test_missing_logs_of_a_training_are_named_with_what_makes_them(tmp_path):
+    told = Setting(root=str(tmp_path))
+    with pytest.raises(
+        FileNotFoundError, match="srdd train fashion .*--root D"
+    ) as said:
+        experiments.measure_training(told)
+    for mask in ("markov", "causal"):
+        assert f"model-{mask}-training" in str(said.value)
+    for mask, loss in (("markov", 2.0), ("causal", 1.0)):
+        log = tmp_path / f"model-{mask}-training" / "log.jsonl"
+        log.parent.mkdir()
+        lines = [{"step": step, "loss/model": loss} for step in (50, 100, 150, 200)]
+        log.write_text("\n".join(map(json.dumps, lines)))
+    values = experiments.measure_training(told)["values"]
+    assert values["markov 100/cross_entropy"]["mean"] == 2.0
+    assert values["causal 200/cross_entropy"]["mean"] == 1.0 and len(values) == 4
+
+
+def test_what_makes_the_logs_is_what_made_the_shipped_model():
+    from srdd.files import read_json, resolve_model
+
+    made = read_json(resolve_model("fashion") / "manifest.json")["training"]
+    for word in ("--mask markov", "--depth 4 --width 128 --heads 4", "--config train"):
+        assert word in made["transformer"] and "steps" in made["train.json"]["train"]

@@ -627,6 +627,33 @@ def test_lpips_refuses_images_that_are_no_pairs(lpips, fake, real, words):
             ),
             "features has NaN or infinity in 2 of 2",
         ),
+        *(
+            (
+                lambda labels=labels, known=known: voted_accuracy(
+                    torch.zeros(2, 3), labels, torch.zeros(2, 3), known
+                ),
+                words,
+            )
+            for labels, known, words in (
+                ([0, 1], torch.tensor([0, 1]), "labels must be a tensor, got list"),
+                (torch.tensor([0, 1]), [0, 1], "known must be a tensor, got list"),
+                (torch.tensor([0, 1]), torch.zeros(2), "known has .*float32.*integer"),
+                (torch.zeros(2), torch.tensor([0, 1]), "labels has .*float32.*integer"),
+                (torch.tensor([0, 1]), torch.tensor([-1, 1]), "known has ids -1..1"),
+                (torch.tensor([-2, 1]), torch.tensor([0, 1]), "labels has ids -2..1"),
+            )
+        ),
+        (lambda: interleave([]), "no parts"),
+        (lambda: interleave([[1.0], [2.0]]), "must be a tensor, got list"),
+        (
+            lambda: interleave([torch.zeros(1, 2), torch.zeros(1, 3)]),
+            "2 and 3 features",
+        ),
+        (lambda: as_colour(np.zeros((2, 3, 8, 8))), "images must .*got ndarray"),
+        (lambda: moments_of(Thumbnail(), np.zeros((2, 3, 8, 8))), "got ndarray"),
+        (lambda: jitter(torch.zeros(2, 1, 8, 8), room=-1), "room .*got -1"),
+        (lambda: read_statistics("any.npz", count=0), "count .*got 0"),
+        (lambda: train_judge(torch.zeros(2, 1, 8, 8)), "images must be an ImageSet"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(call, words):

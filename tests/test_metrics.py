@@ -20,6 +20,7 @@ from srdd.metrics import (
     accuracy,
     blur,
     check_features,
+    class_scores,
     evaluate,
     features_of,
     fidelity,
@@ -53,6 +54,10 @@ def moments_of(mean, covariance, count=1000):
     mean = torch.as_tensor(mean, dtype=torch.float64)
     covariance = torch.as_tensor(covariance, dtype=torch.float64)
     return FeatureMoments(count, mean, (count - 1) * covariance)
+
+
+EYE = torch.eye(2, dtype=torch.float64)
+PLAIN = torch.zeros(2, 1, 12, 12)
 
 
 class Thumbnail:
@@ -550,6 +555,89 @@ def test_features_that_cannot_be_measured_are_refused():
         (lambda: paired_test(torch.zeros(1), torch.zeros(1)), "n >= 2"),
         (lambda: paired_test(torch.tensor([1, math.nan]), torch.zeros(2)), "NaN"),
         (lambda: Judge(JudgeConfig())(torch.zeros(2, 3, 32, 32)), "judge wants"),
+        *(
+            (lambda c=c: neighbour_scores(cloud(9), cloud(9), chunk=c), words)
+            for c, words in (
+                (0, "chunk must be at least 1, a whole number, got 0"),
+                (-3, "chunk .*got -3"),
+                (2.5, "chunk .*got 2.5"),
+            )
+        ),
+        (lambda: radii(cloud(9), 5, chunk=0), "chunk .*got 0"),
+        (lambda: nearest_distance(cloud(9), cloud(9), chunk=0), "chunk .*got 0"),
+        (lambda: next(in_batches(PLAIN, batch=0)), "batch .*got 0"),
+        (lambda: neighbour_scores(cloud(9), cloud(9), k=None), "k must be.*got None"),
+        (lambda: kid(cloud(30, 0), cloud(30, 0)), "shape .30, 0.*d >= 1"),
+        (lambda: FeatureMoments.of(torch.zeros(9, 0)), "features has .*d >= 1"),
+        (lambda: accuracy(torch.zeros(3, 0), torch.zeros(3).long()), "d >= 1"),
+        (lambda: moments_of([math.nan, 0], EYE), "mean has NaN"),
+        (lambda: moments_of([0, 0], math.inf * EYE), "scatter has NaN or inf.* 2 of 2"),
+        (
+            lambda: moments_of([0, 0], EYE[:1]),
+            "scatter's rows and columns have 1 and 2",
+        ),
+        (lambda: moments_of([0, 0, 0], EYE), "mean and scatter have 3 and 2 features"),
+        (lambda: FeatureMoments(0, EYE[0], EYE), "count must be at least 1.*got 0"),
+        (lambda: FeatureMoments(9, [0.0, 0.0], EYE), "mean must be a tensor, got list"),
+        (lambda: FeatureMoments(1, EYE[0], EYE).covariance, "count .* least 2.*got 1"),
+        *(
+            (lambda of=of: of(cloud(30).numpy()), "must be a tensor, got ndarray")
+            for of in (
+                FeatureMoments.of,
+                lambda x: kid(x, cloud(30)),
+                lambda x: mmd(cloud(30), x),
+                lambda x: radii(x, 5),
+                lambda x: nearest_distance(cloud(30), x),
+                lambda x: inception_score(x),
+                lambda x: accuracy(x, torch.zeros(30).long()),
+                lambda x: blur(x),
+                lambda x: ssim(x, PLAIN),
+                lambda x: ssim(PLAIN, x),
+                lambda x: fidelity(x, PLAIN),
+                lambda x: list(in_batches(x)),
+                lambda x: features_of(Thumbnail(), x),
+                lambda x: evaluate(Thumbnail(), x, None),
+                lambda x: Reference.of(Thumbnail(), x),
+                lambda x: Judge(JudgeConfig())(x),
+            )
+        ),
+        (lambda: accuracy(torch.zeros(2, 4), [0, 1]), "labels must .*got list"),
+        (
+            lambda: class_scores(Thumbnail(), cloud(9), [0] * 9),
+            "labels must .*got list",
+        ),
+        (lambda: paired_test([1.0, 2.0], torch.zeros(2)), "a must be .*got list"),
+        (lambda: paired_test(torch.zeros(2), [1.0, 2.0]), "b must be .*got list"),
+        (lambda: list(in_batches(None)), "images must be a tensor, got NoneType"),
+        (lambda: list(in_batches([[0.0]])), "images must be a tensor, got list"),
+        (lambda: list(in_batches(PLAIN[0])), "shape .1, 12, 12.*want .b, c, H, W"),
+        (lambda: list(in_batches(torch.tensor(0.0))), "want .b, c, H, W"),
+        (lambda: blur(PLAIN[0]), "shape .1, 12, 12"),
+        (lambda: blur(PLAIN, math.inf), "sigma must be.*got inf"),
+        *(
+            (lambda name=name: fidelity(PLAIN, PLAIN, **{name: PLAIN.sub}), words)
+            for name, words in (
+                ("psnr", "got 'psnr'.*psnr and ssim are taken"),
+                ("ssim", "got 'ssim'"),
+                ("", "got ''"),
+                ("my distance", "got 'my distance'"),
+            )
+        ),
+        (lambda: fidelity(PLAIN, PLAIN, lpips="LPIPS"), "got 'lpips' as str"),
+        (lambda: fidelity(PLAIN, PLAIN, d=lambda a, b: 0.5), "d must .*got float"),
+        (
+            lambda: fidelity(PLAIN, PLAIN, d=lambda a, b: (a - b).mean()),
+            "d has shape .1, 1.*n >= 2",
+        ),
+        (
+            lambda: fidelity(PLAIN, PLAIN, d=lambda a, b: torch.zeros(3)),
+            "d: 3 rows for 2 images",
+        ),
+        *(
+            (lambda w=w: Judge(JudgeConfig(widths=w)), "widths")
+            for w in ((), (8, 0), (8, -1))
+        ),
+        (lambda: JudgeConfig(classes=0), "classes"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(call, words):
@@ -574,6 +662,28 @@ def test_a_network_that_loses_images_is_named():
     images = colour_shapes(4, 16, seed=0).batch(range(4))[0]
     with pytest.raises(ValueError, match="lossy: 3 rows for 4 images"):
         features_of(Lossy(), images)
+
+
+@pytest.mark.parametrize("width", [8, 17, 0])
+def test_a_network_whose_width_is_not_its_own_is_named(width):
+    net = Thumbnail()
+    net.width, images = width, colour_shapes(4, 16, seed=0).batch(range(4))[0]
+    with pytest.raises(ValueError, match=rf"thumbnail: .*\(4, 16\), .*width {width}"):
+        features_of(net, images)
+    net.width = 16  # nothing was remembered of the refusal
+    assert features_of(net, images).shape == (4, 16)
+
+
+@pytest.mark.parametrize("answer", [[1.0], torch.tensor(1.0), torch.zeros(4, 16, 1)])
+def test_a_network_that_gives_no_rows_is_named(answer):
+    class Odd(Thumbnail):
+        name = "odd"
+
+        def __call__(self, images):
+            return answer
+
+    with pytest.raises(ValueError, match="odd"):
+        features_of(Odd(), colour_shapes(4, 16, seed=0).batch(range(4))[0])
 
 
 def test_every_image_counts(halves):

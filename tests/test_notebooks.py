@@ -52,6 +52,7 @@ HAND_WRITTEN = {
     "experiments",
     "features",
     "gpu_speed",
+    "ledger",
     "peer_speed",
     "resampling_study",
     "schedule_study",

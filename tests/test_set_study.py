@@ -7,7 +7,7 @@ import torch
 
 from srdd import set_study
 from srdd.data import colour_shapes
-from srdd.experiments import PHOTOGRAPHS, Setting, measure_set
+from srdd.experiments import PHOTOGRAPHS, Setting, measure_set, measure_set_floors
 from srdd.figures import to_pil
 from srdd.set_study import SETS, SetStudy, planned
 
@@ -78,6 +78,22 @@ def test_a_set_is_studied_from_files_to_values(shapes, root, tmp_path, monkeypat
     set_study.study_of.cache_clear()
     again = set_study.finished(shapes, str(tmp_path / shapes), str(root), "cpu")
     check_tokens_and_loss(again)
+
+
+def test_floors_need_no_network_but_the_judge(shapes, root, tmp_path, monkeypatch):
+    told = Setting(root=str(root), work=str(tmp_path))
+    for name in ("studies.fit", "tokenizer_study.fit"):
+        monkeypatch.setattr(f"srdd.{name}", lambda *a, **k: pytest.fail("trained"))
+    found = measure_set_floors(shapes, told)
+    for key in ("training set/images", *VALUES[1:3], "held-out images, blurred/rel_fd"):
+        assert key in found["values"], key
+    assert found["values"]["held-out images/rel_fd"]["mean"] == pytest.approx(
+        0, abs=1e-6
+    )
+    monkeypatch.setattr(
+        "srdd.set_study.train_judge", lambda *a, **k: pytest.fail("twice")
+    )
+    assert measure_set_floors(shapes, told) == found
 
 
 def check_tokens_and_loss(study):

@@ -1,0 +1,296 @@
+"""What the parts of an experiment took, those that earlier runs had kept too.
+
+`opened` starts the account of a process, `part` and `once` keep a part with its cost in
+a file. A part that was kept brings its cost along, with its commit and its device, so
+that a run that was stopped and went on says what all of it took.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils.flop_counter import flop_registry
+
+from . import training
+from .data import digest
+from .files import read_json, write_json
+from .records import BEGAN, commit_id, device_name
+from .training import Task, TrainConfig
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations of matrix products, convolutions and attention.
+
+    By PyTorch's own formulas, as its `FlopCounterMode` does, which follows modules
+    too and makes a training step of a small network twice as long.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0.0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=made)
+        return made
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one part took, without the parts inside of it.
+
+    Args:
+        key: drawn when it was measured, so that nothing is counted twice.
+        began: seconds since 1970.
+        seconds: until it was done; what an attempt took that was stopped is lost.
+        flops: counted operations; None if they were not counted.
+        commit, device: where.
+    """
+
+    key: str
+    began: float
+    seconds: float
+    flops: float | None
+    commit: str
+    device: str
+
+    @classmethod
+    def unknown(cls, path: Path) -> Cost:
+        """Of a part that was kept without its cost."""
+        return cls(digest(str(path)), 0.0, 0.0, None, "unknown", "unknown")
+
+
+class Account:
+    """What happens between its making and `close`.
+
+    Args:
+        counter: of operations, running; None counts none.
+        began: seconds since 1970, for the account of a whole process.
+    """
+
+    def __init__(self, counter: Operations | None, began: float | None = None) -> None:
+        self.counter, self.began = counter, began or time.time()
+        self.start = counter.total if counter else 0.0
+        self.known: dict[str, Cost] = {}
+        self.here: set[str] = set()
+
+    def spent(self) -> tuple[float, float | None]:
+        """Seconds and operations of this process so far."""
+        counter = self.counter
+        flops = counter.total - self.start if counter else None
+        return max(0.0, time.time() - self.began), flops
+
+    def take(self, costs: list[Cost], here: bool = False) -> None:
+        """Add the costs of parts; `here` are those that this process measured now."""
+        self.known |= {cost.key: cost for cost in costs}
+        self.here |= {cost.key for cost in costs} if here else set()
+
+    def close(self) -> list[Cost]:
+        """The cost of all of it, without that of the parts inside, and theirs."""
+        seconds, flops = self.spent()
+        inside = [cost for key, cost in self.known.items() if key in self.here]
+        seconds = max(0.0, seconds - sum(cost.seconds for cost in inside))
+        if flops is not None:
+            flops -= sum(cost.flops or 0.0 for cost in inside)
+        own = Cost(
+            uuid4().hex, self.began, seconds, flops, commit_id(), device_name()
+        )  # fmt: skip
+        self.take([own], here=True)
+        return list(self.known.values())
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says: `wall_seconds`, `flops` and `kept`.
+
+        The seconds of parts that other processes measured while this one waited are
+        in its own. Operations are None if those of any part are not known.
+        """
+        seconds, flops = self.spent()
+        kept = [cost for key, cost in self.known.items() if key not in self.here]
+        earlier = [cost for cost in kept if cost.began < self.began]
+        if flops is not None:
+            each = [cost.flops for cost in kept]
+            flops = None if None in each else float(flops + sum(each))
+        return {
+            "wall_seconds": round(seconds + sum(c.seconds for c in earlier), 1),
+            "flops": flops,
+            "kept": summary(earlier),
+        }
+
+
+def summary(costs: list[Cost]) -> list[dict[str, Any]]:
+    """Costs by commit and device, the largest first."""
+    groups: dict[tuple[str, str], list[Cost]] = {}
+    for cost in costs:
+        groups.setdefault((cost.commit, cost.device), []).append(cost)
+    found = []
+    for (commit, device), each in groups.items():
+        flops = [cost.flops for cost in each]
+        found.append(
+            {
+                "commit": commit,
+                "device": device,
+                "parts": len(each),
+                "seconds": round(sum(cost.seconds for cost in each), 1),
+                "flops": None if None in flops else sum(flops),
+            }
+        )
+    return sorted(found, key=lambda group: -group["seconds"])
+
+
+CURRENT: ContextVar[Account | None] = ContextVar("account", default=None)
+
+
+@contextmanager
+def current(account: Account) -> Iterator[Account]:
+    """Parts inside are of this account."""
+    token = CURRENT.set(account)
+    try:
+        yield account
+    finally:
+        CURRENT.reset(token)
+
+
+@contextmanager
+def opened(counted: bool = True) -> Iterator[Account]:
+    """The account of a process; inside of another one, that one.
+
+    Args:
+        counted: whether operations are.
+    """
+    if (outer := CURRENT.get()) is not None:
+        yield outer
+        return
+    counter = Operations() if counted else None
+    began = time.time() - (time.monotonic() - BEGAN)
+    with ExitStack() as stack:
+        if counter is not None:
+            stack.enter_context(counter)
+        yield stack.enter_context(current(Account(counter, began)))
+
+
+def measured(make: Callable[[], Any]) -> tuple[Any, list[dict[str, Any]]]:
+    """What a part gives, and its costs as a file keeps them."""
+    outer = CURRENT.get()
+    with current(Account(outer.counter if outer else None)) as mine:
+        made = make()
+    costs = mine.close()
+    if outer:
+        outer.take([cost for cost in costs if cost.key in mine.here], here=True)
+        outer.take(costs)
+    return made, [asdict(cost) for cost in costs]
+
+
+def take_kept(found: list[dict[str, Any]] | None, path: Path) -> None:
+    """Add the costs of a part that was kept; None where they were not."""
+    if (account := CURRENT.get()) is not None:
+        costs = [Cost.unknown(path)] if found is None else [Cost(**c) for c in found]
+        account.take(costs)
+
+
+def part(path: str | Path, measure: Callable[[], dict[str, Any]]) -> Any:
+    """What was measured before, or measure it and keep it, with its cost beside it."""
+    path = Path(path)
+    if not path.is_file():
+        values, costs = measured(measure)
+        write_json(path, {"values": values, "costs": costs})
+        return read_json(path)["values"]
+    found = read_json(path)
+    old = set(found) != {"values", "costs"}  # of a version that kept no costs
+    take_kept(None if old else found["costs"], path)
+    return found if old else found["values"]
+
+
+def once(done: Path, make: Callable[[], Any]) -> None:
+    """Make files unless they are there; ``NAME-cost.json`` beside them has their cost.
+
+    Args:
+        done: the file that is written last; the folder of a ``manifest.json`` gives
+            the name.
+        make: writes it.
+    """
+    kept = done.parent if done.name == "manifest.json" else done.with_suffix("")
+    path = kept.with_name(f"{kept.name}-cost.json")
+    if not done.is_file():
+        write_json(path, measured(make)[1])
+    else:
+        take_kept(read_json(path) if path.is_file() else None, done)
+
+
+class OneStep:
+    """A training task of which one step is counted and stands for all.
+
+    All that is outside of the steps is counted in full. The step is the second that
+    this process makes, if there are two: before the first a codebook may be filled.
+
+    Args:
+        task: what is trained.
+        counter: is running.
+    """
+
+    def __init__(self, task: Task, counter: Operations) -> None:
+        self.task, self.counter = task, counter
+        self.steps, self.each, self.start = 0, 0.0, 0.0
+        self.silent = ExitStack()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def losses(self, batch: Any, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The losses of a step, which is counted or not until `after`."""
+        self.silent.close()  # a step that was skipped had no end
+        self.steps += 1
+        self.start = self.counter.total
+        if self.steps > 2:
+            self.silent.enter_context(_disable_current_modes())
+        return self.task.losses(batch, step)
+
+    def after(self, step: int, optimizers: Any) -> None:
+        """The end of a step."""
+        self.silent.close()
+        if self.steps <= 2:
+            self.each = self.counter.total - self.start
+        self.task.after(step, optimizers)
+
+
+def fit(
+    task: Task,
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    one_step: bool | None = None,
+    **options: Any,
+) -> nn.Module:
+    """`srdd.training.fit`, with its operations in the account, if there is one.
+
+    Args:
+        task, config, out, options: of `srdd.training.fit`.
+        one_step: count one step and multiply by all of `config.steps`, those that an
+            earlier process made too; None does so unless the networks are on a CPU.
+            Beside a GPU counting every step takes longer than the steps.
+    """
+    account = CURRENT.get()
+    if one_step is None:
+        one_step = task.device.type != "cpu"
+    if account is None or account.counter is None or not one_step:
+        return training.fit(task, config, out, **options)
+    watched = OneStep(task, account.counter)
+    try:
+        made = training.fit(watched, config, out, **options)
+    finally:
+        watched.silent.close()
+    account.counter.total += watched.each * (config.steps - min(watched.steps, 2))
+    return made
