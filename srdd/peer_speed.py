@@ -249,8 +249,9 @@ def public_suite(
                 f"{first} / {name.removeprefix(TRAIN)}": ratio(seconds, [first], [name])
                 for name in others
             }
-        given = (models.tokenizer, models.causal)
+        own, public = (models.tokenizer, models.causal), (both.vae, both.var)
         found["counts"] = {
-            name: tallied(run, *given) for name, run in both.samplers().items()
+            name: tallied(run, *(public if name == PUBLIC else own))
+            for name, run in both.samplers().items()
         }
     return found
