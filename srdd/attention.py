@@ -169,19 +169,18 @@ class OfLength(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, length: Tensor) -> Tensor:
-        """The vectors; x, its lengths and the new ones are kept."""
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
-        ctx.save_for_backward(x, length, norm)
-        return (x / norm * length).to(x.dtype)
+        """The vectors; x and the new lengths are kept."""
+        ctx.save_for_backward(x, length)
+        return (F.normalize(x, dim=-1) * length).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of x and of the lengths, (eq-attention-length)."""
-        x, length, norm = ctx.saved_tensors
+        x, length = ctx.saved_tensors
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
         unit = x / norm
         along = (grad * unit).sum(-1, keepdim=True)
-        for_x = torch.addcmul(grad, unit, along, value=-1).mul_(length / norm)
+        for_x = torch.addcmul(grad, unit, along, value=-1) * (length / norm)
         return for_x.to(x.dtype), along.sum_to_size(length.shape).to(length.dtype)
 
 

@@ -362,8 +362,8 @@ def fill(
     }
     check_state(part, state, expect, optional, layout_names(part), strict)
     weights = {
-        names[k]: state[k].detach().to(torch.float32, copy=True).reshape(own[names[k]])
-        for k in expect
+        o: state[k].detach().to("cpu", torch.float32, copy=True).reshape(own[o])
+        for k, o in names.items() if k in expect
     }
     model.load_state_dict(weights, assign=True)
 

@@ -480,7 +480,7 @@ CLAIMS = (
         "passes is better. The shipped model, with one head and "
         "three sampling seeds, has no say in the verdict. There a control, a pass of the "
         "same cost whose head sees no token of the scale, is a little better in rel-FD "
-        "than one that sees some, so seeing did not help. The preset 'best', two passes "
+        "than one that sees some; it also draws more tokens again. The preset 'best', two passes "
         "of the training-free law, is ahead of its tuned settings in rel-FD, but nobody "
         "has measured a network of that cost without passes.",
     ),

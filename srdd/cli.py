@@ -335,7 +335,8 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
         for k, row in facts.pop("presets", {}).items()
         if "measured" in row
     }
-    own = next((k for k in presets if pipe.presets[k] == pipe.sampling), None)
+    plain = (k for k in presets if k not in pipe.painters)
+    own = next((k for k in plain if pipe.presets[k] == pipe.sampling), None)
     config = pipe.transformer.config
     if args.mask:
         config = replace(config, mask=args.mask)
@@ -394,6 +395,7 @@ def costs(
 ) -> dict[str, Any]:
     """Operations per image, and memory of sampling and training a batch."""
     from . import costs as count
+    from .distillation import generation_flops
 
     half, batch = args.dtype != "float32", args.batch
     size = 2 if half else 4
@@ -406,7 +408,6 @@ def costs(
         "training_step": count.training_bytes(config, batch, half=half),
     }
     guided = count.transformer_flops(config)
-    shown = ("guidance", "guidance_rule", "guidance_off", "top_k", "top_p")
     return {
         "cache_bytes_per_image": count.cache_bytes(config, sampling, size),
         "flops_per_image": {
@@ -417,10 +418,13 @@ def costs(
             "training_step": count.training_flops(config),
             "decoder": count.decoder_flops(tokenizer),
             "encoder": count.encoder_flops(tokenizer),
+            "sampling, passes and decoder": generation_flops(
+                config, tokenizer, sampling
+            ).total,
         },
         "batch": batch,
         "dtype": args.dtype,
-        "sampling": {name: getattr(sampling, name) for name in shown},
+        "sampling": asdict(sampling),
         "memory_bytes": {
             name: asdict(part) | {"total": part.total} for name, part in memory.items()
         },
@@ -490,7 +494,7 @@ def public_pair(args: argparse.Namespace) -> Any:
             flag = "--" + name.replace("_", "-")
             text = re.sub(rf"\b{name}=(?=\w)", f"{flag} ", text)
             text = re.sub(rf"\b{name}=", flag, text)
-            text = re.sub(rf"\b{name} (is|has|must)\b", rf"{flag} \1", text)
+            text = re.sub(rf"(?<!-)\b{name} (is|has|must)\b", rf"{flag} \1", text)
         sides = re.compile(r"(?<=published )\([\d, ]+\)")
         text = sides.sub(lambda m: m[0].strip("()").replace(", ", "-"), text)
         kind = CheckpointError if isinstance(error, CheckpointError) else ValueError

@@ -2,7 +2,8 @@
 
 `opened` starts the account of a process, `part` and `once` keep a part with its cost in
 a file. A part that was kept brings its cost along, with its commit and its device, so
-that a run that was stopped and went on says what all of it took.
+that a run that was stopped and went on says what its parts took. Only the seconds of a
+part that was itself stopped on the way are lost.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Operations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0.0
+        self.total, self.known = 0.0, True
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -91,7 +92,8 @@ class Account:
     def spent(self) -> tuple[float, float | None]:
         """Seconds and operations of this process so far."""
         counter = self.counter
-        flops = counter.total - self.start if counter else None
+        told = counter is not None and counter.known
+        flops = counter.total - self.start if told else None
         return max(0.0, time.time() - self.began), flops
 
     def take(self, costs: list[Cost], here: bool = False) -> None:
@@ -230,19 +232,21 @@ def once(done: Path, make: Callable[[], Any]) -> None:
         take_kept(read_json(path) if path.is_file() else None, done)
 
 
-class OneStep:
-    """A training task of which one step is counted and stands for all.
+class Watched:
+    """A training task whose steps are numbered, and counted all or one for all.
 
-    All that is outside of the steps is counted in full. The step is the second that
-    this process makes, if there are two: before the first a codebook may be filled.
+    All that is outside of the steps is counted in full. The one step is the second
+    that this process makes, if there are two: before the first a codebook may be
+    filled.
 
     Args:
         task: what is trained.
         counter: is running.
+        one_step: count no step after the second.
     """
 
-    def __init__(self, task: Task, counter: Operations) -> None:
-        self.task, self.counter = task, counter
+    def __init__(self, task: Task, counter: Operations, one_step: bool) -> None:
+        self.task, self.counter, self.one_step = task, counter, one_step
         self.steps, self.each, self.start = 0, 0.0, 0.0
         self.silent = ExitStack()
 
@@ -254,14 +258,14 @@ class OneStep:
         self.silent.close()  # a step that was skipped had no end
         self.steps += 1
         self.start = self.counter.total
-        if self.steps > 2:
+        if self.one_step and self.steps > 2:
             self.silent.enter_context(_disable_current_modes())
         return self.task.losses(batch, step)
 
     def after(self, step: int, optimizers: Any) -> None:
         """The end of a step."""
         self.silent.close()
-        if self.steps <= 2:
+        if self.steps <= 2 or not self.one_step:
             self.each = self.counter.total - self.start
         self.task.after(step, optimizers)
 
@@ -278,19 +282,25 @@ def fit(
 
     Args:
         task, config, out, options: of `srdd.training.fit`.
-        one_step: count one step and multiply by all of `config.steps`, those that an
-            earlier process made too; None does so unless the networks are on a CPU.
-            Beside a GPU counting every step takes longer than the steps.
+        one_step: count one step for all that this process makes; None does so unless
+            the networks are on a CPU. Beside a GPU counting every step takes longer
+            than the steps.
+
+    A step that an earlier process made, before it was stopped, counts as the last one
+    of this process. If that made none, the operations are not known from here on.
     """
     account = CURRENT.get()
-    if one_step is None:
-        one_step = task.device.type != "cpu"
-    if account is None or account.counter is None or not one_step:
+    if account is None or account.counter is None:
         return training.fit(task, config, out, **options)
-    watched = OneStep(task, account.counter)
+    if one_step is None:
+        weight = next(iter(task.modules.values())).parameters()
+        one_step = next(weight).device.type != "cpu"
+    watched = Watched(task, account.counter, one_step)
     try:
         made = training.fit(watched, config, out, **options)
     finally:
         watched.silent.close()
-    account.counter.total += watched.each * (config.steps - min(watched.steps, 2))
+    counted = min(watched.steps, 2) if one_step else watched.steps
+    account.counter.total += watched.each * (config.steps - counted)
+    account.counter.known &= watched.steps > 0
     return made

@@ -296,7 +296,7 @@ SHIPPED_SIZES = {
 DEFAULT = "linear 3, no truncation"
 """The shipped model's own settings; both of its sizes screen them."""
 SEEING = "sequence, 1 pass"
-"""A plan as warm as its draft: its control differs in what the head sees alone."""
+"""A plan as warm as its draft. Its control is as dear, sees nothing, and draws all."""
 BLIND = "all again, nothing in sight"
 """The control: a pass of the same head that draws all tokens again."""
 Runs = list[dict[str, float]]

@@ -310,6 +310,12 @@ def test_vectors_of_a_given_length_and_their_gradients_are_those_of_torch(dtype)
         torch.testing.assert_close(mine, torchs, **tolerance)
 
 
+def test_the_gradient_of_a_length_has_a_gradient():
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    length = torch.rand(3, 1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(of_length, (x, length))
+
+
 def test_only_the_gradients_that_are_wanted_are_computed():
     x, weight = torch.randn(3, 8), torch.randn(4, 8, requires_grad=True)
     project(x, weight).sum().backward()

@@ -701,8 +701,8 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
         (("convert", "a", "b", "--to-var"), "--to-var wants one model folder"),
         (("convert", "{model}", "--to-var"), "norm_groups"),
         (("convert", "a", "b", "--schedule", "4,2"), "growing"),
-        (("convert", "a", "b", "--schedule", "1-x"), "--schedule must be growing"),
-        (("convert", "a", "b", "--depth", "0"), "--depth must be a whole number"),
+        (("convert", "a", "b", "--schedule", "1-x"), " --schedule must be growing"),
+        (("convert", "a", "b", "--depth", "0"), " --depth must be a whole number"),
         (
             ("convert", "{model}", "--to-var", "--mask", "markov"),
             "--mask is for reading a public checkpoint",
@@ -928,7 +928,8 @@ def test_info_counts_the_memory_of_the_settings_that_were_asked_for():
 
     how, published = memory("d16")
     assert how == {"guidance": 2.5, "guidance_rule": "linear", "guidance_off": 0,
-                   "top_k": 900, "top_p": 0.96}  # fmt: skip
+                   "interval": [0.0, 1.0], "temperature": 1.0, "top_k": 900,
+                   "top_p": 0.96, "resampling": None, "back_to": None}  # fmt: skip
     how, everything = memory("d16", "--top-k", 0)
     assert how["top_k"] == 0 and how["top_p"] == 0.96
     assert everything > published  # all codes are sorted
@@ -938,6 +939,21 @@ def test_info_counts_the_memory_of_the_settings_that_were_asked_for():
     assert plain["guidance"] == 1 and less < mine
     fast, slim = memory("fashion", "--preset", "fast")
     assert fast["guidance"] == 4.0 and slim < mine
+
+
+def test_info_counts_the_operations_of_the_settings_that_were_asked_for():
+    fast, own, best = (
+        run("info", "fashion", "--preset", name)
+        for name in ("fast", "balanced", "best")
+    )
+    costs = [
+        m["flops_per_image"]["sampling, passes and decoder"] for m in (fast, own, best)
+    ]
+    assert costs[0] < costs[1] < costs[2] / 2
+    assert best["sampling"]["resampling"]["passes"] == 2
+    assert own["sampling"]["resampling"] is None
+    flops = own["flops_per_image"]
+    assert costs[1] > flops["transformer_not_guided"] + flops["decoder"]
 
 
 def test_info_shows_what_the_presets_of_a_shipped_model_cost(capsys):

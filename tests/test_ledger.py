@@ -232,15 +232,20 @@ def test_one_step_stands_for_all_within_a_percent(training, steps, tmp_path):
     assert all(map(torch.equal, *weights))  # who counts changes nothing
 
 
-def test_a_training_that_was_stopped_counts_all_of_its_steps(tmp_path):
+@pytest.mark.parametrize("one_step", [True, False])
+def test_a_training_that_was_stopped_counts_all_of_its_steps(one_step, tmp_path):
     task, config = judge_training(tmp_path, 24)
+    how = {"one_step": one_step, "progress": False}
     with opened() as account:
-        fit(task, config, tmp_path / "whole", one_step=True, progress=False)
+        fit(task, config, tmp_path / "whole", **how)
     whole = account.facts()["flops"]
     fit(*judge_training(tmp_path, 12), tmp_path / "parts", progress=False)
     with opened() as account:
-        fit(task, config, tmp_path / "parts", one_step=True, progress=False)
+        fit(task, config, tmp_path / "parts", **how)
     assert account.facts()["flops"] == pytest.approx(whole, rel=0.01)
+    with opened() as account:  # nothing is left to count, and nothing is made up
+        fit(task, config, tmp_path / "parts", **how)
+    assert account.facts()["flops"] is None
 
 
 def test_a_step_that_fails_leaves_counting_as_it_was(tmp_path):
