@@ -122,24 +122,6 @@ def at_most(key: str, other: str) -> Rule:
     return rule
 
 
-def on_front(name: str, cost: str, loss: str, among: str = "") -> Rule:
-    """Rule: no other set of the record is both cheaper and better, or as cheap.
-
-    Only sets count whose names end with `among`.
-    """
-
-    def rule(record: Record) -> bool:
-        others = [k.rpartition("/")[0] for k in matching(record, rf"{among}/{cost}$")]
-        here = [record.values[f"{name}/{key}"]["mean"] for key in (cost, loss)]
-        for other in others:
-            there = [record.values[f"{other}/{key}"]["mean"] for key in (cost, loss)]
-            if there != here and all(a <= b for a, b in zip(there, here, strict=True)):
-                return False
-        return True
-
-    return rule
-
-
 def every_below(pattern: str, level: float) -> Rule:
     """Rule: all values whose key matches are below a level."""
 

@@ -20,7 +20,6 @@ from .fast import Timing
 from .features import feature_net, shipped_judge, train_judge
 from .files import encode_images, resolve_model
 from .gpu_speed import gpu_suite
-from .ledger import Operations as Operations
 from .likelihood import count_collisions
 from .metrics import (
     FeatureNet,

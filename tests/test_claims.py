@@ -31,9 +31,9 @@ from srdd.claims import (
     gap,
     lower,
     margin,
+    matching,
     none_worse,
     numbers,
-    on_front,
     propositions_hold,
     reach,
     saved,
@@ -50,6 +50,24 @@ from srdd.tokenizer_study import VOCABS
 
 LACKING = {"cifar10"}
 """Records that were written before what the code shows of them now."""
+
+
+def on_front(name, cost, loss, among=""):
+    """The earlier rule of S5: no other set is both cheaper and better, or as cheap.
+
+    Only sets count whose names end with `among`.
+    """
+
+    def rule(record):
+        others = [k.rpartition("/")[0] for k in matching(record, rf"{among}/{cost}$")]
+        here = [record.values[f"{name}/{key}"]["mean"] for key in (cost, loss)]
+        for other in others:
+            there = [record.values[f"{other}/{key}"]["mean"] for key in (cost, loss)]
+            if there != here and all(a <= b for a, b in zip(there, here, strict=True)):
+                return False
+        return True
+
+    return rule
 
 
 def record(folder, values, name="x"):

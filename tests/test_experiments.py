@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from srdd import experiments
-from srdd.experiments import EXPERIMENTS, Experiment, Operations, Setting, run
+from srdd.experiments import EXPERIMENTS, Experiment, Setting, run
+from srdd.ledger import Operations
 from srdd.records import read_record, single
 
 

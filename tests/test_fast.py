@@ -9,7 +9,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from srdd import fast
-from srdd.experiments import Operations
 from srdd.fast import (
     Replay,
     Timing,
@@ -19,6 +18,7 @@ from srdd.fast import (
     one_thread,
     replayed,
 )
+from srdd.ledger import Operations
 from srdd.sampling import ResamplingPlan, SampleConfig, ScaleSampler, sample
 from srdd.scales import ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig
