@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .checkpoints import to_var
 from .fast import one_thread, plain_decode, plain_training_step, take_turns
-from .sampling import SampleConfig, ScaleSampler
+from .sampling import SampleConfig
 from .scales import SHORT_256, VAR_256
 from .speed import (
     CAUSAL,
@@ -195,7 +195,7 @@ class Sides:
         mine = m.causal(inputs, m.labels)
         greedy = replace(m.sampling, top_k=1, top_p=1.0)
         images = public_images(self.var, m, greedy)
-        own = (decoded(m, greedy_map(m, greedy)) + 1) / 2
+        own = (decoded(m, ours(m, m.causal, sampling=greedy)[1]) + 1) / 2
         return {
             "tokens": sum(t.numel() for t in tokens),
             "tokens of the encoder that differ": sum(
@@ -206,13 +206,6 @@ class Sides:
             "greedy images, largest difference in steps of 1/255": 255
             * (images - own).abs().max().item(),
         }
-
-
-def greedy_map(models: Models, greedy: SampleConfig) -> Tensor:
-    """The map of our sampler when it takes the most likely token everywhere."""
-    codes, count = models.tokenizer.quantize, len(models.seeds)
-    sampler = ScaleSampler(models.causal, codes, models.labels, models.seeds, greedy)
-    return list(codes.steps(sampler.choose, count))[-1].f_hat
 
 
 def public_suite(

@@ -41,7 +41,7 @@ from .fast import (
     training_step,
 )
 from .quantization import MultiScaleQuantizer, ScaleCodes
-from .sampling import ScaleSampler, filter_logits, sampling_preset
+from .sampling import SampleConfig, ScaleSampler, filter_logits, sampling_preset
 from .scales import SHORT_256, VAR_256, VAR_512, ScaleSchedule
 from .tokenizer import Tokenizer, TokenizerConfig
 from .transformer import Block, ScaleTransformer, TransformerConfig, preset
@@ -156,11 +156,14 @@ class Models:
 
 @torch.no_grad()
 def ours(
-    models: Models, model: ScaleTransformer, codes: ScaleCodes | None = None
+    models: Models,
+    model: ScaleTransformer,
+    codes: ScaleCodes | None = None,
+    sampling: SampleConfig | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """Tokens and map as the shipped sampler makes them, without the decoder."""
-    codes = codes or models.tokenizer.quantize
-    sampler = ScaleSampler(model, codes, models.labels, models.seeds, models.sampling)
+    codes, how = codes or models.tokenizer.quantize, sampling or models.sampling
+    sampler = ScaleSampler(model, codes, models.labels, models.seeds, how)
     steps = list(codes.steps(sampler.choose, len(models.seeds)))
     return [step.tokens for step in steps], steps[-1].f_hat
 
