@@ -601,6 +601,9 @@ STUDY_SIZES: dict[str, tuple[Variant, tuple[int, ...] | None]] = {
     "study size": (Variant(), None),
     "smaller network": (Variant(width=32, heads=1, steps=500), None),
     "fewer maps": (Variant(), (1, 4, 8)),
+    "width 16": (Variant(width=16, heads=1, steps=250), None),
+    "width 8": (Variant(width=8, heads=1, steps=125), None),
+    "width 4": (Variant(width=4, heads=1, steps=60), None),
 }
 """A network with its training, and sides of the token maps; None has them all."""
 HALVES = ("half the steps", "half the width")
