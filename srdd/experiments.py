@@ -601,11 +601,13 @@ STUDY_SIZES: dict[str, tuple[Variant, tuple[int, ...] | None]] = {
     "study size": (Variant(), None),
     "smaller network": (Variant(width=32, heads=1, steps=500), None),
     "fewer maps": (Variant(), (1, 4, 8)),
-    "width 16": (Variant(width=16, heads=1, steps=250), None),
-    "width 8": (Variant(width=8, heads=1, steps=125), None),
-    "width 4": (Variant(width=4, heads=1, steps=60), None),
 }
 """A network with its training, and sides of the token maps; None has them all."""
+SMALLER_SIZES: dict[str, tuple[Variant, tuple[int, ...] | None]] = {
+    "width 16": (Variant(width=16, heads=1, steps=250), None),
+    "width 8": (Variant(width=8, heads=1, steps=120), None),
+    "width 4": (Variant(width=4, heads=1, steps=60), None),
+}
 HALVES = ("half the steps", "half the width")
 
 
@@ -629,10 +631,12 @@ def halved(variant: Variant) -> dict[str, Variant]:
     return dict(zip(HALVES, each, strict=True))
 
 
-def measure_study_size(setting: Setting) -> dict[str, Any]:
-    """Half the steps and half the width at the study size and at smaller ones."""
+def measure_study_size(
+    sizes: dict[str, tuple[Variant, tuple[int, ...] | None]], setting: Setting
+) -> dict[str, Any]:
+    """Half the steps and half the width at some sizes."""
     values: dict[str, Any] = {}
-    for size, (whole, sides) in STUDY_SIZES.items():
+    for size, (whole, sides) in sizes.items():
         study, runs = study_of(setting, sides), {}
         short = "" if size == "study size" else f"{size}, "
         halves = {f"{short}{name}": v for name, v in halved(whole).items()}
@@ -1113,7 +1117,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "study-size": Experiment(
         "Half the steps and half the width are told apart with three seeds.",
-        measure_study_size,
+        partial(measure_study_size, STUDY_SIZES),
+    ),
+    "smaller-sizes": Experiment(
+        "At some smaller size half the steps or half the width is not told apart.",
+        partial(measure_study_size, SMALLER_SIZES),
     ),
     "study-floors": Experiment(
         "Training images set the floor of every distance to the test images.",
