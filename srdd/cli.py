@@ -194,15 +194,11 @@ def plug_in_losses(
 
 def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     """Train a slimmer decoder for a tokenizer or a whole model."""
-    import torch
-
     from .costs import decoder_flops
-    from .data import open_images, permutation
-    from .distillation import DecoderTask, PaintedMaps, image_maps, slimmed
+    from .data import open_images
+    from .distillation import DecoderTask, PaintedMaps, slimmed
     from .files import resolve_model
-    from .metrics import in_batches
     from .pipeline import Pipeline
-    from .studies import drawn
     from .tokenizer import Tokenizer
     from .training import TOKENIZER_TRAINING, fit
 
@@ -218,11 +214,51 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     base = usual_base if args.base is None else args.base
     shape = {"blocks": args.blocks, "middle": args.middle}
     student = channels_last(slimmed(teacher, base, args.seed, **shape))
-    rows = permutation(len(images), args.seed, 0)[: args.maps].tolist()
-    maps = [image_maps(channels_last(teacher), in_batches(images.subset(rows)))]
     pipe = None
     if (resolve_model(args.model) / "transformer").is_dir():
         pipe = Pipeline.from_pretrained(args.model, device=args.device)
+    maps = maps_to_paint(args, teacher, images, pipe)
+    pairs = PaintedMaps(teacher, maps, config.batch, config.seed)
+    out = Path(args.out or "slim")
+    work = out.with_name(out.name + "-training")
+    plugged = plug_in_losses(args, channels, config.steps)
+    task = DecoderTask(student, pairs, edges=args.edges, **plugged)
+    trained = fit(task, config, work, resume=args.resume, progress=not quiet(args))
+    made: Any = trained
+    if pipe is not None:
+        made = Pipeline(
+            trained, pipe.transformer, classes=pipe.classes, sampling=pipe.sampling
+        )
+    made.save_pretrained(
+        out,
+        data=images.name,
+        command=command(),
+        training=asdict(config),
+        teacher=args.model,
+    )
+    before, after = decoder_flops(teacher.config), decoder_flops(trained.config)
+    return {
+        "out": str(out),
+        "steps": config.steps,
+        "decoder_flops": after,
+        "share_of_teacher": round(after / before, 3),
+    }
+
+
+def maps_to_paint(
+    args: argparse.Namespace, teacher: Any, images: Any, pipe: Any
+) -> Any:
+    """What a slim decoder learns from: maps of images, and of samples if it can."""
+    import torch
+
+    from .data import permutation
+    from .distillation import image_maps
+    from .metrics import in_batches
+    from .studies import drawn
+
+    rows = permutation(len(images), args.seed, 0)[: args.maps].tolist()
+    maps = [image_maps(channels_last(teacher), in_batches(images.subset(rows)))]
+    if pipe is not None:
         made = drawn(
             pipe.transformer,
             pipe.tokenizer,
@@ -232,32 +268,7 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
             progress=not quiet(args),
         )
         maps += [pipe.tokenizer.maps(part.tokens)[-1] for part in made]
-    pairs = PaintedMaps(teacher, torch.cat(maps), config.batch, config.seed)
-    out = Path(args.out or "slim")
-    work = out.with_name(out.name + "-training")
-    plugged = plug_in_losses(args, channels, config.steps)
-    task = DecoderTask(student, pairs, edges=args.edges, **plugged)
-    trained = fit(task, config, work, resume=args.resume, progress=not quiet(args))
-    facts = {
-        "data": images.name,
-        "command": command(),
-        "training": asdict(config),
-        "teacher": args.model,
-    }
-    if pipe is not None:
-        pipe = Pipeline(
-            trained, pipe.transformer, classes=pipe.classes, sampling=pipe.sampling
-        )
-        pipe.save_pretrained(out, **facts)
-    else:
-        trained.save_pretrained(out, **facts)
-    before, after = decoder_flops(teacher.config), decoder_flops(trained.config)
-    return {
-        "out": str(out),
-        "steps": config.steps,
-        "decoder_flops": after,
-        "share_of_teacher": round(after / before, 3),
-    }
+    return torch.cat(maps)
 
 
 def tokenize(args: argparse.Namespace) -> dict[str, Any]:
