@@ -462,8 +462,8 @@ CLAIMS = (
         "passes is better. The shipped model, with one head and "
         "three sampling seeds, has no say in the verdict. There a control, a pass of the "
         "same cost whose head sees no token of the scale, is a little better in rel-FD "
-        "than one that sees some; it also draws more tokens again. The preset 'best', two passes "
-        "of the training-free law, is ahead of its tuned settings in rel-FD, but nobody "
+        "than one that sees some; it also draws more tokens again. The preset 'best', two "
+        "passes of the training-free law, is ahead of its tuned settings in rel-FD, but nobody "
         "has measured a network of that cost without passes.",
     ),
     Claim(
@@ -773,9 +773,10 @@ CLAIMS = (
         "studies were planned with; five seeds of S2 were added later, as its note says. "
         "By this rule a ratio of two standard errors is enough. Told apart: by two "
         "sets of three seeds with this spread, not in pairs, 19 times out of 20. The "
-        "smallest size tried that resolves both halves is width 16 with 250 steps; at "
-        "width 8 rel-FD resolves neither. The study size is kept nevertheless: the judge "
-        "names samples of those small networks right by chance alone.",
+        "smallest size tried at which rel-FD resolves both halves is width 16 with 250 "
+        "steps; at width 8 it resolves neither, cross-entropy both. The study size is "
+        "kept nevertheless: the judge names samples of those small networks right by "
+        "chance alone.",
     ),
     Claim(
         "O5",

@@ -597,13 +597,14 @@ def measure_var_gpu(setting: Setting) -> dict[str, Any]:
     return {"values": values, "tier": "full scale"}
 
 
-STUDY_SIZES: dict[str, tuple[Variant, tuple[int, ...] | None]] = {
+Sizes = dict[str, tuple[Variant, tuple[int, ...] | None]]
+"""A network with its training, and sides of the token maps; None has them all."""
+STUDY_SIZES: Sizes = {
     "study size": (Variant(), None),
     "smaller network": (Variant(width=32, heads=1, steps=500), None),
     "fewer maps": (Variant(), (1, 4, 8)),
 }
-"""A network with its training, and sides of the token maps; None has them all."""
-SMALLER_SIZES: dict[str, tuple[Variant, tuple[int, ...] | None]] = {
+SMALLER_SIZES: Sizes = {
     "width 16": (Variant(width=16, heads=1, steps=250), None),
     "width 8": (Variant(width=8, heads=1, steps=120), None),
     "width 4": (Variant(width=4, heads=1, steps=60), None),
@@ -631,9 +632,7 @@ def halved(variant: Variant) -> dict[str, Variant]:
     return dict(zip(HALVES, each, strict=True))
 
 
-def measure_study_size(
-    sizes: dict[str, tuple[Variant, tuple[int, ...] | None]], setting: Setting
-) -> dict[str, Any]:
+def measure_study_size(sizes: Sizes, setting: Setting) -> dict[str, Any]:
     """Half the steps and half the width at some sizes."""
     values: dict[str, Any] = {}
     for size, (whole, sides) in sizes.items():

@@ -10,9 +10,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from srdd import experiments
-from srdd.experiments import EXPERIMENTS, Experiment, Setting, run
+from srdd.experiments import (
+    EXPERIMENTS,
+    SMALLER_SIZES,
+    STUDY_SIZES,
+    Experiment,
+    Setting,
+    measure_study_size,
+    run,
+)
 from srdd.ledger import Operations
 from srdd.records import read_record, single
+from srdd.studies import Variant
 
 
 def test_a_part_is_measured_once_for_a_commit(tmp_path, monkeypatch):
@@ -128,3 +137,53 @@ def test_what_makes_the_logs_is_what_made_the_shipped_model():
     made = read_json(resolve_model("fashion") / "manifest.json")["training"]
     for word in ("--mask markov", "--depth 4 --width 128 --heads 4", "--config train"):
         assert word in made["transformer"] and "steps" in made["train.json"]["train"]
+
+
+class ToyStudy:
+    """A study whose rel-FD is known from the variant, with a spread over seeds."""
+
+    device = "cpu"
+
+    def run(self, variant, seed):
+        return [(variant, seed)]
+
+    def measure(self, saved):
+        variant, seed = saved
+        level = 1000 / variant.steps + 64 / variant.width + seed / 100
+        return {"rel_fd": level, "kid_1000": level}
+
+    def cross_entropy(self, saved):
+        return {"mean": self.measure(saved)["rel_fd"]}
+
+    def step_seconds(self, variants):
+        return dict.fromkeys(variants, 0.5)
+
+
+def test_a_size_is_compared_with_half_of_its_steps_and_of_its_width(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        experiments,
+        "study_of",
+        lambda setting, sides: asked.append(sides) or ToyStudy(),
+    )
+    sizes = {
+        "study size": (Variant(steps=1000, width=64), None),
+        "tiny": (Variant(steps=100, width=16, heads=1), (1, 8)),
+    }
+    found = measure_study_size(sizes, Setting())["values"]
+    assert asked == [None, (1, 8)]
+    values = {key: value["mean"] for key, value in found.items()}
+    for half, size, gap in (
+        ("half the steps", "study size", 1.0),
+        ("half the width", "study size", 1.0),
+        ("tiny, half the steps", "tiny", 10.0),
+        ("tiny, half the width", "tiny", 4.0),
+    ):
+        assert values[f"{half} against {size}/rel_fd, difference"] == pytest.approx(gap)
+    assert values["tiny/CPU seconds of a training"] == 50.0
+
+
+def test_the_smaller_sizes_are_smaller_than_those_of_the_study():
+    cost = [v.steps * v.width for v, _ in (STUDY_SIZES | SMALLER_SIZES).values()]
+    assert max(cost[len(STUDY_SIZES) :]) < min(cost[: len(STUDY_SIZES)])
+    assert not STUDY_SIZES.keys() & SMALLER_SIZES.keys()
