@@ -764,7 +764,11 @@ CLAIMS = (
         ),
         every_above(r"^half the .* against study size/rel_fd, ratio$", 2.0),
         tuple(
-            ("smaller-sizes", f"{key}, ratio", f"at {size}, {half}")
+            (
+                "smaller-sizes",
+                f"{key}, ratio",
+                f"difference of rel-FD over its error, {size}, {half}",
+            )
             for size in ("width 16", "width 8")
             for half in ("half the steps", "half the width")
             for key in (f"{size}, {half} against {size}/rel_fd",)
