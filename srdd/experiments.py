@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import ledger, records
+from .costs import decoder_flops
 from .data import ImageSet, digest, open_images, permutation
 from .distillation import generation_flops, shortened
 from .fast import Timing
@@ -830,6 +831,28 @@ def measure_causal_to_markov(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": list(SEEDS)}
 
 
+def measure_slim_decoder(setting: Setting) -> dict[str, Any]:
+    """Slim decoders beside the shipped one: how near, and at which share of its cost."""
+    from . import decoder_study as study
+
+    every = study.finished(setting.work, setting.root, setting.device)
+    teacher, size = every.measured(None, 0), every.size
+    values = rows({"teacher": teacher, "size": asdict(size)})
+    whole = decoder_flops(every.tokenizer.config)
+    for student in study.STUDENTS:
+        runs = [every.measured(student, seed) for seed in SEEDS]
+        for run in runs:
+            run |= {
+                "rel-FD / teacher's": run["rel_fd"] / teacher["rel_fd"],
+                "samples, rel-FD less teacher's": run["samples, rel_fd"]
+                - teacher["samples, rel_fd"],
+            }
+        values |= over_seeds(student.name, runs)
+        share = decoder_flops(every.trained(student, SEEDS[0]).config) / whole
+        values |= rows({student.name: {"share of the operations": share}})
+    return {"values": values, "seeds": list(SEEDS)}
+
+
 def measure_schedules(setting: Setting) -> dict[str, Any]:
     """Shorter schedules in three meanings: a screen with one training seed."""
     from . import schedule_study as study
@@ -990,6 +1013,37 @@ def measure_fashion_resampling(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": [seed for _, seed in size.seeds]}
 
 
+def measure_set_passes(name: str, setting: Setting) -> dict[str, Any]:
+    """Passes on a set of photographs, against networks of equal cost."""
+    from . import set_sampling_study as study
+
+    work = str(Path(setting.work) / name)
+    every = study.finished_passes(name, work, setting.root, setting.device)
+    values = rows({"size": every.size.values()})
+    for row in every.against_wider():
+        runs = [every.final(row, seed) for seed in SEEDS]
+        values |= over_seeds(row, kept_measures(runs))
+    facts = {"seeds": list(SEEDS), "tier": every.plain.plan.tier}
+    return facts | {"values": values | every.screen.values()}
+
+
+def measure_set_schedules(name: str, setting: Setting) -> dict[str, Any]:
+    """Shorter lists on a set of photographs, in three meanings."""
+    from . import set_sampling_study as study
+
+    work = str(Path(setting.work) / name)
+    every = study.finished_schedules(name, work, setting.root, setting.device)
+    found = [every.of_seed(seed) for seed in SEEDS]
+    runs = {s: kept_measures([each[s] for each in found]) for s in found[0]}
+    values, base = {}, next(iter(runs.values()))
+    for setup, own in runs.items():
+        values |= over_seeds(setup.name, own)
+        pairs = zip(own, base, strict=True)
+        gaps = [{key: a[key] - b[key] for key in a} for a, b in pairs]
+        values |= over_seeds(f"{setup.name}, minus the full list", gaps)
+    return {"values": values, "seeds": list(SEEDS)}
+
+
 def measure_mask_head_control(setting: Setting) -> dict[str, Any]:
     """A pass of the shipped model's mask head against one that sees no token."""
     from . import resampling_study as study
@@ -1146,6 +1200,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         "All levers save at least 20 % of the compute within the seed spread.",
         measure_schedule_seeds,
     ),
+    "slim-decoder": Experiment(
+        "A slim decoder reconstructs as well as its teacher at a part of the cost.",
+        measure_slim_decoder,
+    ),
     "schedule-quality": Experiment(
         "What the schedule study chose is as good as the full list by every measure.",
         measure_schedule_quality,
@@ -1185,6 +1243,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         )
         for name, title in PHOTOGRAPHS.items()
     },
+    "cifar10-passes": Experiment(
+        f"{PHOTOGRAPHS['cifar10']}: passes are ahead of all that costs no more.",
+        partial(measure_set_passes, "cifar10"),
+    ),
+    "cifar10-schedules": Experiment(
+        f"{PHOTOGRAPHS['cifar10']}: some shorter list is as good as the full one.",
+        partial(measure_set_schedules, "cifar10"),
+    ),
     "mask-head": Experiment(
         "A mask head learns more from tokens in sight if all is trained together.",
         measure_mask_head,

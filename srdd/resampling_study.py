@@ -408,6 +408,9 @@ class Passes:
         device: where the networks are.
     """
 
+    base = Variant()
+    """The network of every comparison; the study size."""
+
     def __init__(self, work: str, root: str | None, device: str = "cpu") -> None:
         self.plain = Study(work, root=root, device=device)
         self.heads = Study(work, root=root, task=MaskHeadTask, device=device)
@@ -417,17 +420,19 @@ class Passes:
 
     def trunk(self, seed: int, **size: Any) -> Path:
         """A network without passes; by default the study size."""
-        return self.plain.run(Variant(**size), seed)[-1]
+        return self.plain.run(replace(self.base, **size), seed)[-1]
 
     def headed(self, seed: int, **size: Any) -> Path:
         """The trunk of a seed with a mask head that was trained on it, alone."""
         start = str(self.trunk(seed, **size))
-        variant = Variant(**size, init=start, **HEAD, **self.size.head)
+        changes = size | {"init": start} | HEAD | dict(self.size.head)
+        variant = replace(self.base, **changes)
         return self.heads.run(variant, seed, marks=1)[-1]
 
     def joint(self, seed: int) -> Path:
         """A network and a mask head that were trained together."""
-        return self.both.run(Variant(**HEAD, **self.size.head), seed, marks=1)[-1]
+        variant = replace(self.base, **HEAD, **self.size.head)
+        return self.both.run(variant, seed, marks=1)[-1]
 
     def shipped(self, seed: int, blocks: int = 1) -> Path:
         """The shipped network with a mask head that was trained on it, alone."""
@@ -488,18 +493,34 @@ class Passes:
 
     def equal_width(self, sampling: SampleConfig, flops: float, blocks: int = 0) -> int:
         """Width of the widest study-size network that costs no more."""
-        width, step = 0, Variant().heads
+        width, step = 0, self.base.heads
         while self.transformer_flops(sampling, blocks, width + step) <= flops:
             width += step
         return width
 
     def transformer_flops(
-        self, sampling: SampleConfig, blocks: int, width: int = Variant().width
+        self, sampling: SampleConfig, blocks: int, width: int | None = None
     ) -> float:
-        """Operations of the transformer for one image, at study size but for width."""
-        variant = Variant(width=width, network={"mask_blocks": blocks})
+        """Operations of the transformer for one image, of another width if given."""
+        changes = {"width": width or self.base.width}
+        variant = replace(self.base, **changes, network={"mask_blocks": blocks})
         config = variant.config(self.plain.tokenizer, len(self.plain.test.classes))
         return self.cost(config, sampling)["transformer_flops"]
+
+    def against_wider(self) -> dict[str, tuple[Network, SampleConfig]]:
+        """The tuned setting, two plans, and wider networks that cost as much."""
+        screen, own = self.screen, self.base.width
+        found: dict[str, tuple[Network, SampleConfig]] = {
+            f"width {own}, no passes": (self.trunk, screen.tuned)
+        }
+        for name in screen.finalists:
+            sampling = screen.plans[name]
+            flops = self.transformer_flops(sampling, blocks=1)
+            wide = self.equal_width(screen.tuned, flops)
+            network = partial(self.trunk, width=wide)
+            found[f"width {own}, {name}"] = (self.headed, sampling)
+            found[f"width {wide}, no passes"] = (network, screen.tuned)
+        return found
 
     def finals(self) -> dict[str, tuple[Network, SampleConfig]]:
         """What is compared over training seeds: networks, and how they are sampled.
@@ -508,17 +529,9 @@ class Passes:
         a narrower one that with the cheap plan costs as much as the tuned setting;
         network and head trained together.
         """
-        screen, own = self.screen, Variant().width
-        cheap, dear = ((name, screen.plans[name]) for name in screen.finalists)
-        found: dict[str, tuple[Network, SampleConfig]] = {
-            f"width {own}, no passes": (self.trunk, screen.tuned)
-        }
-        for name, sampling in (cheap, dear):
-            flops = self.transformer_flops(sampling, blocks=1)
-            wide = self.equal_width(screen.tuned, flops)
-            network = partial(self.trunk, width=wide)
-            found[f"width {own}, {name}"] = (self.headed, sampling)
-            found[f"width {wide}, no passes"] = (network, screen.tuned)
+        screen, found = self.screen, self.against_wider()
+        name = screen.finalists[0]
+        cheap = name, screen.plans[name]
         flops = self.transformer_flops(screen.tuned, blocks=0)
         narrow = self.equal_width(cheap[1], flops, blocks=1)
         network = partial(self.headed, width=narrow)

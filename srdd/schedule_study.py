@@ -174,24 +174,22 @@ def finalists(values: Mapping[str, Any]) -> tuple[Candidate, ...]:
 
 
 class ScheduleStudy(Study):
-    """A study on the tokens of a candidate, from part of the training images."""
+    """A study on the tokens of a candidate, from part of the training images.
 
-    def __init__(
-        self,
-        candidate: Candidate,
-        work: str,
-        root: str | None,
-        task: Any = None,
-        device: str = "cpu",
-    ) -> None:
-        teacher = Tokenizer.from_pretrained("fashion", device=device)
-        made = distil(teacher, candidate.sides, candidate.meaning)
+    Args:
+        candidate: how the schedule is shortened.
+        parents: the study of the full list, with its judge and its tokenizer.
+        task: makes what is trained.
+    """
+
+    def __init__(self, candidate: Candidate, parents: Study, task: Any = None) -> None:
+        made = distil(parents.tokenizer, candidate.sides, candidate.meaning)
         super().__init__(
-            work,
-            root=root,
+            parents.work,
+            root=parents.root,
             tokenizer=made.tokenizer,
             task=task or TransformerTask,
-            device=device,
+            device=parents.device,
         )
         self.made, self.mark = made, encoding_digest(made)
         self.encode = made.encode
@@ -231,8 +229,11 @@ class Schedules:
         device: where the networks are.
     """
 
+    base, tuning = PARENT, TUNING
+    """The network of the full list, and how much further all are trained."""
+
     def __init__(self, work: str, root: str | None, device: str = "cpu") -> None:
-        self.work, self.root, self.device = work, root, device
+        self.work, self.device = work, device
         self.parents = Study(work, root=root, device=device)
         self.studies: dict[tuple[Candidate, Any], ScheduleStudy] = {}
         self.slims: dict[str, Tokenizer] = {}
@@ -247,15 +248,15 @@ class Schedules:
     def study(self, candidate: Candidate, task: Any = None) -> ScheduleStudy:
         """The study of a candidate; all share their images and the judge."""
         if (candidate, task) not in self.studies:
-            made = ScheduleStudy(candidate, self.work, self.root, task, self.device)
+            made = ScheduleStudy(candidate, self.parents, task)
             made.train, made.test = self.images, self.parents.test
             made.judge, made.reference = self.parents.judge, self.parents.reference
             self.studies[candidate, task] = made
         return self.studies[candidate, task]
 
     def parent(self, seed: int, sides: tuple[int, ...] = FULL) -> Path:
-        """The study-size network of a seed, cut to some sides, as a folder."""
-        whole = self.parents.run(PARENT, seed)[-1]
+        """The network of a seed, cut to some sides, as a folder."""
+        whole = self.parents.run(self.base, seed)[-1]
         if sides == FULL:
             return whole
         schedule = distil(self.parents.tokenizer, sides).tokenizer.schedule
@@ -266,17 +267,17 @@ class Schedules:
         return folder
 
     def variant(self, candidate: Candidate, **changes: Any) -> Variant:
-        """The study-size network of a candidate, and its training."""
+        """The network of a candidate, and its training."""
         groups = self.study(candidate).made.groups
         network = {} if groups is None else {"groups": groups}
-        return replace(PARENT, network=network, **changes)
+        return replace(self.base, network=network, **changes)
 
     def trained(self, candidate: Candidate, seed: int) -> Path:
         """A candidate's network, trained from its parent."""
         if (candidate, seed) not in self.saved:
             sides = FULL if candidate.meaning == "merge" else candidate.sides
             start = str(self.parent(seed, sides))
-            variant = self.variant(candidate, init=start, **TUNING)
+            variant = self.variant(candidate, init=start, **self.tuning)
             made = self.study(candidate).run(variant, seed, marks=1)
             self.saved[candidate, seed] = made[-1]
         return self.saved[candidate, seed]
@@ -287,7 +288,7 @@ class Schedules:
         From one network that was trained for all groupings at once.
         """
         study = self.study(Candidate("merge", FULL), StateTask)
-        variant = replace(PARENT, init=str(self.parent(seed)), **TUNING)
+        variant = replace(self.base, init=str(self.parent(seed)), **self.tuning)
         saved = study.run(variant, seed, marks=1)[-1]
 
         def measured() -> dict[str, Any]:

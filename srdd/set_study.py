@@ -23,13 +23,24 @@ from .figures import image_grid
 from .files import load_tensors, save_tensors
 from .ledger import once, opened
 from .metrics import Judge, Reference, features_of, score
-from .sampling import SampleConfig
 from .scales import ScaleSchedule
-from .studies import SEEDS, STUDY_SAMPLES, STUDY_SAMPLING, Study, Variant, drawn
+from .studies import (
+    SEEDS,
+    STUDY_SAMPLES,
+    STUDY_SAMPLING,
+    MakeTask,
+    Study,
+    Variant,
+    drawn,
+)
 from .tokenizer import TokenizerConfig
 from .tokenizer_study import TokenizerStudy
-from .training import TOKENIZER_TRAINING, TrainConfig, best_dtype
-from .transformer import ScaleTransformer
+from .training import (
+    TOKENIZER_TRAINING,
+    TrainConfig,
+    TransformerTask,
+    best_dtype,
+)
 
 MARKS, MASKS = 4, ("markov", "causal")
 SMALL_MAPS, LARGE_MAPS = (1, 2, 3, 4, 6, 8), (1, 2, 4, 8, 16)
@@ -264,17 +275,24 @@ class SetStudy(Study):
         work: folder of what is kept.
         root: where the set lies.
         device: where all networks are.
+        task: makes what is trained.
     """
 
     flips = True
 
     def __init__(
-        self, plan: SetPlan, work: str | Path, root: str | None, device: str = "cpu"
+        self,
+        plan: SetPlan,
+        work: str | Path,
+        root: str | None,
+        device: str = "cpu",
+        task: MakeTask = TransformerTask,
     ) -> None:
         self.plan = plan
         self.tokenizers = SetTokenizers(plan, Path(work), root, device)
         tokenizer = self.tokenizers.trained(plan.vocab, 0)
-        super().__init__(work, root=root, tokenizer=tokenizer, device=device)
+        how = {"root": root, "tokenizer": tokenizer, "task": task, "device": device}
+        super().__init__(work, **how)
 
     @property
     def train(self) -> ImageSet:
@@ -287,20 +305,22 @@ class SetStudy(Study):
         return self.tokenizers.test
 
     @property
+    def judge(self) -> Judge:
+        """The feature network of the set."""
+        return self.tokenizers.judge
+
+    @property
+    def reference(self) -> Reference:
+        """The held-out images as it sees them, on the device."""
+        return self.tokenizers.near
+
+    @property
     def variants(self) -> dict[str, Variant]:
         """The two networks, which differ in their mask alone."""
         asked = self.plan.transformer
         usual = {"dtype": best_dtype(self.device), "ema": BASE.ema}
         shared = asked | {"training": usual | asked.get("training", {})}
         return {mask: Variant(mask=mask, **shared) for mask in MASKS}
-
-    def quality(
-        self, model: ScaleTransformer, sampling: SampleConfig, count: int, seed: int
-    ) -> dict[str, float]:
-        """Samples of balanced classes against the held-out images."""
-        labels = torch.arange(count) % model.config.classes
-        made = drawn(model, self.tokenizer, labels, sampling=sampling, seed=seed)
-        return self.tokenizers.scored((part.images for part in made), labels)
 
     def cross_entropy(self, saved: Path, count: int = 10**6) -> dict[str, float]:
         """As of every study, but on all held-out images: they lie class by class."""
