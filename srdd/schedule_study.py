@@ -229,8 +229,8 @@ class Schedules:
         device: where the networks are.
     """
 
-    base, tuning = PARENT, TUNING
-    """The network of the full list, and how much further all are trained."""
+    base, tuning, samples = PARENT, TUNING, SAMPLES
+    """Network of the full list, how much further all are trained, images of a set."""
 
     def __init__(self, work: str, root: str | None, device: str = "cpu") -> None:
         self.work, self.device = work, device
@@ -361,17 +361,17 @@ class Schedules:
 
         @torch.no_grad()
         def found() -> dict[str, float]:
-            tokens = study.draws(saved, sampling, SAMPLES)
+            tokens = study.draws(saved, sampling, self.samples)
             parts = zip(*(ids.split(250) for ids in tokens), strict=True)
             images = (painter.decode([x.to(self.device) for x in p]) for p in parts)
-            labels = torch.arange(SAMPLES) % len(study.test.classes)
+            labels = torch.arange(self.samples) % len(study.test.classes)
             if every:
                 return study.judged(images, labels)
             features = features_of(study.judge, images)
             answers = study.judge.classify(features.to(self.device))
             return study.scores(features) | {"accuracy": accuracy(answers, labels)}
 
-        facts = [asdict(sampling), SAMPLES, asdict(painter.config)]
+        facts = [asdict(sampling), self.samples, asdict(painter.config)]
         mark = digest(json.dumps([*facts, setup.slim and asdict(SLIM)]))[:12]
         name = "judged" if every else "painted"
         quality = study.kept(saved / f"{name}-{mark}.json", found)

@@ -69,9 +69,10 @@ class SetPasses(Passes):
         self.plain = SetStudy(plan, work, root, device)
         self.heads = SetStudy(plan, work, root, device, task=MaskHeadTask)
         self.base = self.plain.variants["markov"]
-        small = min(SIZE.samples, plan.samples)
-        head = SIZE.head | {"steps": min(1000, plan.transformer["steps"])}
-        self.size = replace(SIZE, samples=small, screen=min(2000, small), head=head)
+        count = min(SIZE.samples, plan.samples)
+        asked = {key: min(SIZE.head[key], plan.transformer[key]) for key in SIZE.head}
+        screen = min(SIZE.screen, count)
+        self.size = replace(SIZE, samples=count, screen=screen, head=asked)
 
     def final(self, name: str, seed: int) -> dict[str, float]:
         """The measures of one row of `against_wider` for a training seed."""
@@ -95,9 +96,11 @@ class SetSchedules(Schedules):
         super().__init__(work, root, device)
         self.parents = SetStudy(plan, work, root, device)
         self.base = self.parents.variants["markov"]
-        steps = min(TUNING["steps"], plan.transformer["steps"])
-        batch = min(TUNING["batch"], plan.transformer["batch"])
-        self.tuning = TUNING | {"steps": steps, "batch": batch}
+        less = {
+            key: min(TUNING[key], plan.transformer[key]) for key in ("steps", "batch")
+        }
+        self.tuning = TUNING | less
+        self.samples = min(self.samples, plan.samples)
 
     def of_seed(self, seed: int) -> dict[Setup, dict[str, float]]:
         """The measures of all settings for a training seed."""
