@@ -1,0 +1,79 @@
+"""Passes and shorter lists on colour photographs: at toy size, end to end."""
+
+from dataclasses import replace
+
+import pytest
+
+from srdd import set_sampling_study, set_study
+from srdd.data import colour_shapes
+from srdd.experiments import Setting, measure_set_passes, measure_set_schedules
+from srdd.figures import to_pil
+from srdd.schedule_study import FULL, Setup
+from srdd.set_sampling_study import CANDIDATES, SIZE, WAYS
+from srdd.set_study import SETS
+from srdd.studies import SEEDS
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """Shapes as files, one folder per class and part, and a work folder."""
+    base = tmp_path_factory.mktemp("data")
+    images = colour_shapes(340, 32, 0)
+    for i in range(len(images)):
+        part = "train" if i < 200 else "test"
+        folder = base / "Shapes" / part / images.classes[images.labels[i]]
+        folder.mkdir(parents=True, exist_ok=True)
+        to_pil(images.image(i).float() / 127.5 - 1).save(folder / f"{i:03d}.png")
+    return Setting(root=str(base), work=str(base / "runs"))
+
+
+@pytest.fixture(autouse=True)
+def shapes(monkeypatch):
+    """A plan for them, and fewer settings."""
+    network = {"depth": 3, "width": 12, "heads": 1, "steps": 4, "batch": 8}
+    plan = replace(
+        SETS["cifar10"],
+        title="shapes",
+        folder="Shapes",
+        sides=FULL,
+        judge_steps=4,
+        tokenizer={"steps": 2, "batch": 8},
+        transformer=network,
+        samples=140,
+        vocab=32,
+        base=8,
+    )
+    settings = dict(list(SIZE.settings.items())[:2])
+    plans = {name: SIZE.plans[name] for name in ("entropy, 1 pass", "halton, 4 passes")}
+    small = replace(SIZE, settings=settings, plans=plans)
+    monkeypatch.delenv("SRDD_FAST", raising=False)
+    monkeypatch.setitem(SETS, "shapes", plan)
+    monkeypatch.setitem(set_study.SHAPE, "norm_groups", 4)
+    monkeypatch.setattr(set_sampling_study, "SIZE", small)
+
+
+def test_plans_stand_against_networks_that_cost_as_much(setting):
+    values = measure_set_passes("shapes", setting)["values"]
+    for plan in ("entropy, 1 pass", "halton, 4 passes"):
+        assert values[f"width 12, {plan}/rel_fd"]["n"] == len(SEEDS)
+        own = values[f"width 12, {plan}/transformer_flops"]["mean"]
+        wide = [
+            row["mean"]
+            for name, row in values.items()
+            if name.endswith("no passes/transformer_flops") and "width 12," not in name
+        ]
+        assert any(0.9 * own < flops <= own for flops in wide), (own, wide)
+    assert f"screen, {next(iter(SIZE.settings))}/rel_fd" in values
+
+
+def test_all_lists_start_from_the_same_networks_and_are_compared_in_pairs(setting):
+    values = measure_set_schedules("shapes", setting)["values"]
+    names = [Setup(c, way).name for c in CANDIDATES for way in WAYS]
+    assert {f"{name}/coverage" for name in names} <= set(values)
+    base, *others = names
+    for name in others:
+        pair = (values[f"{n}/rel_fd"]["mean"] for n in (name, base))
+        gap = values[f"{name}, minus the full list/rel_fd"]["mean"]
+        assert gap == pytest.approx(next(pair) - next(pair), abs=1e-9)
+    flops = {name: values[f"{name}/flops"]["mean"] for name in names}
+    assert flops[base] == max(flops.values())
