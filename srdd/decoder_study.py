@@ -91,7 +91,7 @@ class Size:
 
 SIZES = {
     "cpu": Size(steps=3000, critic_steps=1500, maps=20_000, images=10_000),
-    "cuda": Size(steps=15_000, critic_steps=3000, maps=60_000, images=10_000),
+    "cuda": Size(steps=10_000, critic_steps=2000, maps=60_000, images=10_000),
 }
 
 

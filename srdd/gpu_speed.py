@@ -41,6 +41,7 @@ from .tokenizer import Tokenizer, TokenizerConfig
 from .transformer import ScaleTransformer, preset
 
 COMPILED, FUSED, EAGER = "usual, compiled", ", fused", ", call by call"
+EXACT = ", decoder in float32"
 Run = Callable[[], Any]
 
 
@@ -120,13 +121,17 @@ def usual_runs(models: Models, compiled: bool) -> dict[str, Run]:
     return found
 
 
-def our_runs(models: Models) -> dict[str, Run]:
-    """Ours call by call, recorded, and recorded with small functions compiled."""
-    ours = pairs(models)
-    found: dict[str, Run] = {SHORT + EAGER: partial(our_images, models, *ours[SHORT])}
-    found |= {name: recorded(models, *pair) for name, pair in ours.items()}
+def our_runs(models: Models, small: Models) -> dict[str, Run]:
+    """Ours call by call, recorded, and recorded with small functions compiled.
+
+    All in float16, and once with the decoder of the float32 `models`.
+    """
+    ours, exact = pairs(small), (small.short, short_tokenizer(models))
+    found: dict[str, Run] = {SHORT + EAGER: partial(our_images, small, *ours[SHORT])}
+    found |= {name: recorded(small, *pair) for name, pair in ours.items()}
     with fused():
-        found |= {k + FUSED: recorded(models, *pair) for k, pair in ours.items()}
+        found |= {k + FUSED: recorded(small, *pair) for k, pair in ours.items()}
+        found[SHORT + EXACT + FUSED] = recorded(small, *exact)
     return found
 
 
@@ -134,7 +139,7 @@ def latency_part(
     models: Models, small: Models, repeats: int, compiled: bool
 ) -> dict[str, Any]:
     """Seconds of whole generations, decoder included, and their ratios."""
-    bases, ours = usual_runs(models, compiled), our_runs(small)
+    bases, ours = usual_runs(models, compiled), our_runs(models, small)
     seconds = take_turns(bases | ours, repeats, device_seconds)
     found = {f"{a} / {b}": ratio(seconds, [a], [b]) for a in bases for b in ours}
     if compiled:
@@ -144,7 +149,7 @@ def latency_part(
 
 @torch.no_grad()
 def decoder_part(models: Models, small: Models, repeats: int) -> dict[str, Any]:
-    """The decoder alone: seconds, and how far float16 is from float32."""
+    """The decoder alone: seconds, and how far other formats are from float32."""
     config, batch = models.tokenizer.config, len(models.labels)
     side, device = config.schedule.sides[-1], models.labels.device
     maps = torch.randn(batch, config.code_width, side, side, device=device)
@@ -154,17 +159,22 @@ def decoder_part(models: Models, small: Models, repeats: int) -> dict[str, Any]:
             return plain_decode(models.tokenizer, maps)
 
     half = maps.half()
-    decode = small.tokenizer.decode_map
+    decode, exactly = small.tokenizer.decode_map, models.tokenizer.decode_map
     with fused():
         quick = partial(Replay(decode, half), half)
+        coarse = partial(Replay(exactly, maps), maps)
+        with full_precision():
+            single = partial(Replay(exactly, maps), maps)
     runs: dict[str, Run] = {
         "usual decoder": usual,
         "our decoder": partial(decode, half),
         "our decoder, recorded": partial(Replay(decode, half), half),
         "our decoder" + FUSED: quick,
+        "our decoder, TF32" + FUSED: coarse,
+        "our decoder, float32" + FUSED: single,
     }
     with full_precision():
-        exact = models.tokenizer.decode_map(maps)
+        exact = exactly(maps)
     apart = {
         f"{name}, steps of 1/255": (run().float() - exact).abs().max().item() * 127.5
         for name, run in runs.items()

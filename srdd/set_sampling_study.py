@@ -142,7 +142,7 @@ def at_once(
         for job in jobs:
             run(known, *job)
         return
-    processes = 2 * planned(name, device).processes
+    processes = planned(name, device).processes
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         for each in [pool.submit(run, known, *job) for job in jobs]:
             each.result()

@@ -79,7 +79,7 @@ class SetPlan:
     transformer: dict[str, Any]
     samples: int
     vocab: int = 1024
-    processes: int = 3
+    processes: int = 7
     limit: int | None = None
     tier: str = "tiny model"
     base: int = 32

@@ -383,7 +383,7 @@ def embed_scales(
     """Rows of scales from k on, (eq-transformer-rows): ``(b, s_k^2 + ..., d)``."""
     schedule = model.config.schedule
     own = slice(*schedule.starts[k : k + scales + 1 : scales])
-    x = model.token_proj(inputs)
+    x = model.token_proj(inputs.to(model.token_proj.weight.dtype))
     if k == 0:
         start = condition.start + model.start_embed
         x = torch.cat((start, x[:, start.shape[1] :]), dim=1)

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from srdd import _kernels, speed, tokenizer, transformer
-from srdd.gpu_speed import in_half, our_images, pairs, resized, usual_images
+from srdd.gpu_speed import (
+    in_half,
+    our_images,
+    pairs,
+    resized,
+    short_tokenizer,
+    usual_images,
+)
 from srdd.sampling import SampleConfig, ScaleSampler
 from srdd.scales import ScaleSchedule
 from srdd.speed import Models
@@ -37,6 +44,14 @@ def test_both_sides_make_images_of_every_model(models):
         assert made.images.shape == (3, 3, 8, 8), name
         assert made.images.dtype == torch.float16
         assert [x.shape[1] for x in made.tokens] == list(model.config.schedule.counts)
+
+
+def test_a_float32_decoder_paints_for_a_half_transformer(models):
+    small, coder = in_half(models), short_tokenizer(models)
+    made = our_images(small, small.short, coder)
+    assert made.images.dtype == torch.float32
+    want = coder.decode_map(coder.maps(made.tokens)[-1])
+    torch.testing.assert_close(made.images, want, atol=1e-5, rtol=0)
 
 
 def test_half_shares_no_weight_with_the_original(models):
