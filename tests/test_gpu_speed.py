@@ -18,7 +18,7 @@ from srdd.gpu_speed import (
 )
 from srdd.sampling import SampleConfig, ScaleSampler
 from srdd.scales import ScaleSchedule
-from srdd.speed import Models
+from srdd.speed import SHORT, Models
 from srdd.tokenizer import TokenizerConfig
 from srdd.transformer import TransformerConfig
 
@@ -47,11 +47,12 @@ def test_both_sides_make_images_of_every_model(models):
 
 
 def test_a_float32_decoder_paints_for_a_half_transformer(models):
-    small, coder = in_half(models), short_tokenizer(models)
-    made = our_images(small, small.short, coder)
-    assert made.images.dtype == torch.float32
-    want = coder.decode(made.tokens)
-    torch.testing.assert_close(made.images, want, atol=1e-5, rtol=0)
+    small = in_half(models)
+    half = our_images(small, *pairs(small)[SHORT])
+    exact = our_images(small, small.short, short_tokenizer(models))
+    assert exact.images.dtype == torch.float32
+    assert all(map(torch.equal, exact.tokens[:1], half.tokens[:1]))
+    assert 0 < (exact.images - half.images.float()).abs().mean() < 0.05
 
 
 def test_half_shares_no_weight_with_the_original(models):
