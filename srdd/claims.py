@@ -401,7 +401,8 @@ CLAIMS = (
         "recall and cross-entropy are a little better. With the first three seeds KID and "
         "accuracy looked worse, in one run beyond chance and in a later one not: five "
         "were added, and the verdict is that of all eight. On CIFAR-10 the cross-entropy is "
-        "worse, beyond chance: chapter 7; on Flowers5 no measure is. " + OTHERS,
+        "worse, beyond chance: chapter 7; on TinyImageNet-50 and Flowers5 no measure "
+        "is. " + OTHERS,
     ),
     Claim(
         "S3",

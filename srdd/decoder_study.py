@@ -3,7 +3,9 @@
 All students learn from the same maps, of photographs and of samples of the shipped
 model, and from what the shipped decoder paints of them. Some have a feature loss too,
 in the layers of a classifier of their own: it has the layout of the judge, but other
-weights, and never judges.
+weights, and never judges. Others go on for some steps with pictures that are sharpened
+until neighbouring pixels of reconstructed training images differ as much as those of
+the photographs; no feature network has a say in how much that is.
 
 What counts as equal was fixed before the run: a student is as good as its teacher if
 its mean rel-FD over the training seeds, on reconstructions of the 10,000 test images,
@@ -12,19 +14,25 @@ is at most `EQUAL` times the teacher's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .data import permutation
-from .distillation import DecoderTask, PaintedMaps, image_maps, slimmed
+from .distillation import (
+    DecoderTask,
+    PaintedMaps,
+    image_maps,
+    sharpened,
+    sharpening,
+    slimmed,
+)
 from .features import Judge, train_judge
 from .files import load_tensors, save_tensors
 from .ledger import fit, once, opened, part
@@ -49,19 +57,23 @@ class Student:
     Args:
         shape: one of `srdd.schedule_study.SLIMS`.
         features: weight of the feature loss; 0 has none.
+        sharp: go on from the same student that is not, with sharpened pictures.
     """
 
     shape: str
     features: float = 0.0
+    sharp: bool = False
 
     @property
     def name(self) -> str:
         """Its key in the record."""
-        return f"{self.shape}, features" if self.features else self.shape
+        more = ", features" * bool(self.features) + ", sharpened" * self.sharp
+        return self.shape + more
 
 
 STUDENTS = (
     Student("10 x 2"),
+    Student("10 x 2", sharp=True),
     Student("10 x 2", features=10.0),
     Student("12 x 2", features=10.0),
 )
@@ -69,30 +81,27 @@ STUDENTS = (
 
 @dataclass(frozen=True)
 class Size:
-    """How long everything is trained on a device, and with how much.
+    """How long everything is trained, and with how much.
 
     Args:
         steps: of a student, `srdd.schedule_study.SLIM.batch` maps each.
+        sharp_steps: more of them with sharpened pictures.
         critic_steps: of the classifier.
         maps: of photographs, and as many of samples.
         images: test images, and as many samples, that measure a student.
     """
 
-    steps: int
-    critic_steps: int
-    maps: int
-    images: int
+    steps: int = 10_000
+    sharp_steps: int = 1000
+    critic_steps: int = 2000
+    maps: int = 60_000
+    images: int = 10_000
 
-    @property
-    def training(self) -> TrainConfig:
+    def training(self, student: Student, seed: int) -> TrainConfig:
         """The training of a student."""
-        return replace(SLIM, steps=self.steps, save_every=self.steps)
-
-
-SIZES = {
-    "cpu": Size(steps=3000, critic_steps=1500, maps=20_000, images=10_000),
-    "cuda": Size(steps=10_000, critic_steps=2000, maps=60_000, images=10_000),
-}
+        steps = self.sharp_steps if student.sharp else self.steps
+        lr = SLIM.lr / 4 if student.sharp else SLIM.lr
+        return replace(SLIM, steps=steps, save_every=steps, lr=lr, seed=seed)
 
 
 class DecoderStudy(Study):
@@ -102,7 +111,7 @@ class DecoderStudy(Study):
         work: folder of what is kept.
         root: where Fashion-MNIST lies.
         device: where all networks are.
-        size: None asks `SIZES`.
+        size: of everything.
     """
 
     def __init__(
@@ -110,10 +119,10 @@ class DecoderStudy(Study):
         work: str | Path,
         root: str | None,
         device: str = "cpu",
-        size: Size | None = None,
+        size: Size = Size(),
     ) -> None:
         super().__init__(work, root=root, device=device)
-        self.size = size or SIZES[torch.device(device).type]
+        self.size = size
 
     @cached_property
     def critic(self) -> Judge:
@@ -157,23 +166,39 @@ class DecoderStudy(Study):
         once(path, make)
         return load_tensors(path)["maps"].to(self.device)
 
+    @cached_property
+    @torch.no_grad()
+    def strength(self) -> float:
+        """How much pictures are sharpened: as training images ask for."""
+        rows = permutation(len(self.train), MAP_SEED, 0)[: self.size.images].tolist()
+        real = torch.cat(list(in_batches(self.train.subset(rows))))
+        parts = (x.to(self.device) for x in real.split(250))
+        return sharpening(
+            torch.cat([self.tokenizer.reconstruct(x) for x in parts]).cpu(), real
+        )
+
     def trained(self, student: Student, seed: int) -> Tokenizer:
         """The tokenizer with a student's decoder, trained or found."""
         folder = self.work / "students" / f"{student.name}, seed {seed}"
 
         def make() -> None:
-            slim = slimmed(self.tokenizer, seed=seed, **SLIMS[student.shape])
+            if student.sharp:
+                slim = self.trained(replace(student, sharp=False), seed).train()
+            else:
+                slim = slimmed(self.tokenizer, seed=seed, **SLIMS[student.shape])
+            strength = self.strength if student.sharp else 0.0
+            pairs = PaintedMaps(self.tokenizer, self.maps, SLIM.batch, seed, strength)
             task = DecoderTask(
                 slim.to(memory_format=torch.channels_last),
-                PaintedMaps(self.tokenizer, self.maps, SLIM.batch, seed),
+                pairs,
                 edges=EDGES,
                 perceptual=FeatureLoss(self.critic.stages)
                 if student.features
                 else None,
                 perceptual_weight=student.features,
             )
-            config = replace(self.size.training, seed=seed)
             work = folder.with_name(f"{folder.name}-training")
+            config = self.size.training(student, seed)
             made = fit(task, config, work, progress=self.progress)
             made.save_pretrained(folder)
 
@@ -182,11 +207,13 @@ class DecoderStudy(Study):
         return found.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def quality(self, painter: Tokenizer) -> dict[str, float]:
+    def quality(self, paint: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Reconstructions of test images, and samples, as a decoder paints them.
 
+        Args:
+            paint: maps to images.
         Returns:
-            rel-FD, KID and accuracy of both, dB of the reconstructions to the
+            rel-FD, KID and more of both, dB of the reconstructions to the
             photographs, and to what the teacher paints.
         """
         count, made, near, same = self.size.images, [], [], []
@@ -195,14 +222,15 @@ class DecoderStudy(Study):
             real = real.to(self.device, memory_format=torch.channels_last)
             f = self.tokenizer.features(real)
             *_, last = self.tokenizer.quantize.encode_steps(f)
-            made.append(painter.decode_map(last.f_hat))
+            made.append(paint(last.f_hat))
             near.append(psnr(made[-1], real))
             same.append(psnr(made[-1], self.tokenizer.decode_map(last.f_hat)))
-        found = {"psnr_db": torch.cat(near).mean().item()}
-        if painter is not self.tokenizer:
-            found["psnr_db to the teacher's"] = torch.cat(same).mean().item()
+        found = {
+            "psnr_db": torch.cat(near).mean().item(),
+            "psnr_db to the teacher's": torch.cat(same).mean().item(),
+        }
         labels = torch.arange(count) % len(test.classes)
-        fresh = (painter.decode_map(maps) for maps in self.sampled(count, SAMPLE_SEED))
+        fresh = map(paint, self.sampled(count, SAMPLE_SEED))
         sets = {"": (iter(made), test.labels), "samples, ": (fresh, labels)}
         for name, (images, asked) in sets.items():
             scores = self.judged(images, asked)
@@ -210,12 +238,22 @@ class DecoderStudy(Study):
                 found[name + key] = scores[key]
         return found
 
-    def measured(self, student: Student | None, seed: int) -> dict[str, float]:
-        """Quality of a student, or of the teacher (None), measured once and kept."""
-        name = f"{student.name}, seed {seed}" if student else "teacher"
-        painter = self.trained(student, seed) if student else self.tokenizer
+    def measured(self, student: Student, seed: int) -> dict[str, float]:
+        """Quality of a student, measured once and kept."""
+        name = f"{student.name}, seed {seed}"
+        painter = self.trained(student, seed)
         path = self.work / f"quality of {name}.json"
-        return part(path, lambda: self.quality(painter))
+        return part(path, lambda: self.quality(painter.decode_map))
+
+    def teacher(self, sharp: bool = False) -> dict[str, float]:
+        """Quality of the teacher, or of its pictures after they are sharpened."""
+
+        def paint(maps: Tensor) -> Tensor:
+            images = self.tokenizer.decode_map(maps)
+            return sharpened(images, self.strength) if sharp else images
+
+        name = "teacher, sharpened" if sharp else "teacher"
+        return part(self.work / f"quality of {name}.json", lambda: self.quality(paint))
 
 
 def learn(
@@ -226,14 +264,20 @@ def learn(
         DecoderStudy(work, root, device).measured(student, seed)
 
 
-def finished(work: str, root: str | None, device: str, processes: int = 9) -> Any:
-    """The study with all students trained; on a GPU several at the same time."""
+def finished(work: str, root: str | None, device: str) -> DecoderStudy:
+    """The study with all students trained and measured; on a GPU at the same time."""
     study = DecoderStudy(work, root, device)
-    jobs = [(student, seed) for seed in SEEDS for student in STUDENTS]
-    if torch.device(device).type == "cpu":
-        return study
-    assert study.critic and len(study.maps)  # made once, before the others ask
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        for each in [pool.submit(learn, work, root, device, *job) for job in jobs]:
-            each.result()
+    plain = [student for student in STUDENTS if not student.sharp]
+    sharp = [student for student in STUDENTS if student.sharp]
+    for students in (plain, sharp):  # the sharp ones go on from others
+        jobs = [(student, seed) for seed in SEEDS for student in students]
+        if torch.device(device).type == "cpu":
+            for job in jobs:
+                study.measured(*job)
+            continue
+        made = study.critic, study.maps  # made once, before the others ask
+        with ProcessPoolExecutor(len(jobs), get_context("spawn")) as pool:
+            for each in [pool.submit(learn, work, root, device, *job) for job in jobs]:
+                each.result()
+        del made
     return study

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MEANINGS', 'grouping_cost', 'merge_path', 'best_groups', 'GenerationFlops', 'lift_flops', 'generation_flops',
            'shortened', 'with_schedule', 'groups_of', 'student_steps', 'Distilled', 'distil', 'shortened_transformer',
-           'StateTask', 'state_table', 'slimmed', 'image_maps', 'PaintedMaps', 'edge_loss', 'DecoderTask', 'candidates',
-           'screen', 'pareto_front']
+           'StateTask', 'state_table', 'slimmed', 'image_maps', 'laplacian', 'sharpened', 'sharpening', 'PaintedMaps',
+           'edge_loss', 'DecoderTask', 'candidates', 'screen', 'pareto_front']
 
 # %% ../nbs/11_schedules.ipynb #exported-imports
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -427,6 +427,41 @@ def image_maps(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> Tensor:
     return torch.cat(found)
 
 
+def laplacian(images: Tensor) -> Tensor:
+    """Sum of the differences to the four neighbours; edges are repeated outside."""
+    wide = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    around = wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1]
+    return around + wide[..., 1:-1, :-2] + wide[..., 1:-1, 2:] - 4 * images
+
+
+def sharpened(images: Tensor, strength: float) -> Tensor:
+    """Images in [-1, 1], less `strength` times their Laplacian."""
+    return (images - strength * laplacian(images)).clamp(-1, 1)
+
+
+def sharpening(fake: Tensor, real: Tensor) -> float:
+    """Strength at which differences of neighbours are as large as in real images.
+
+    Args:
+        fake: images ``(n, c, H, W)``, for example reconstructions.
+        real: what they stand for, or others like it.
+    Returns:
+        The positive root of the equation of their mean squares, clamping left
+        aside; 0 if `fake` is as sharp already.
+    """
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        pairs = ((x.diff(dim=d) for x in (a, b)) for d in (-2, -1))
+        return sum((x * y).mean() for x, y in pairs)
+
+    edges = laplacian(fake)
+    square, cross = product(edges, edges), product(fake, edges)
+    missing = product(real, real) - product(fake, fake)
+    if missing <= 0:
+        return 0.0
+    return ((cross + (cross**2 + square * missing).sqrt()) / square).item()
+
+
 class PaintedMaps:
     """Maps and the pictures that a decoder paints of them, painted once and kept.
 
@@ -435,13 +470,16 @@ class PaintedMaps:
         maps: ``(n, z, h, h)``, of images or of samples.
         batch: pairs per step.
         seed: of their order.
+        strength: how much the pictures are `sharpened`.
     """
 
     def __init__(
-        self, teacher: Tokenizer, maps: Tensor, batch: int, seed: int = 0
+        self, teacher: Tokenizer, maps: Tensor, batch: int, seed: int = 0,
+        strength: float = 0.0,
     ) -> None:
         with torch.no_grad():
-            parts = [teacher.decode_map(part) for part in maps.split(250)]
+            painted = map(teacher.decode_map, maps.split(250))
+            parts = [sharpened(x, strength) if strength else x for x in painted]
         self.maps, self.pictures = maps.detach(), torch.cat(parts)
         self.batch, self.seed = batch, seed
 

@@ -836,8 +836,9 @@ def measure_slim_decoder(setting: Setting) -> dict[str, Any]:
     from . import decoder_study as study
 
     every = study.finished(setting.work, setting.root, setting.device)
-    teacher, size = every.measured(None, 0), every.size
-    values = rows({"teacher": teacher, "size": asdict(size)})
+    teacher, size = every.teacher(), asdict(every.size)
+    found = {"teacher": teacher, "teacher, sharpened": every.teacher(sharp=True)}
+    values = rows(found | {"size": size | {"strength": every.strength}})
     whole = decoder_flops(every.tokenizer.config)
     for student in study.STUDENTS:
         runs = [every.measured(student, seed) for seed in SEEDS]
