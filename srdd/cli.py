@@ -218,7 +218,8 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     if (resolve_model(args.model) / "transformer").is_dir():
         pipe = Pipeline.from_pretrained(args.model, device=args.device)
     maps = maps_to_paint(args, teacher, images, pipe)
-    pairs = PaintedMaps(teacher, maps, config.batch, config.seed)
+    strength = missing_sharpness(args, teacher, images) if args.sharpen else 0.0
+    pairs = PaintedMaps(teacher, maps, config.batch, config.seed, strength)
     out = Path(args.out or "slim")
     work = out.with_name(out.name + "-training")
     plugged = plug_in_losses(args, channels, config.steps)
@@ -242,6 +243,7 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
         "steps": config.steps,
         "decoder_flops": after,
         "share_of_teacher": round(after / before, 3),
+        "sharpened_by": round(strength, 4),
     }
 
 
@@ -269,6 +271,21 @@ def maps_to_paint(
         )
         maps += [pipe.tokenizer.maps(part.tokens)[-1] for part in made]
     return torch.cat(maps)
+
+
+def missing_sharpness(args: argparse.Namespace, teacher: Any, images: Any) -> float:
+    """How much what a teacher paints of photographs must be sharpened to be as sharp."""
+    import torch
+
+    from .data import permutation
+    from .distillation import sharpening
+    from .metrics import in_batches
+
+    rows = permutation(len(images), args.seed, 0)[: min(args.maps, 1000)].tolist()
+    real = torch.cat(list(in_batches(images.subset(rows))))
+    with torch.no_grad():
+        parts = [teacher.reconstruct(x.to(args.device)) for x in real.split(250)]
+    return sharpening(torch.cat(parts).cpu(), real)
 
 
 def tokenize(args: argparse.Namespace) -> dict[str, Any]:
@@ -1250,6 +1267,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="whether it begins with block, attention, block (yes)",
     )
     p.add_argument("--edges", type=float, default=6.0, help="weight of edges (6)")
+    p.add_argument(
+        "--sharpen",
+        action="store_true",
+        help="learn pictures as sharp as the photographs, not as the teacher's",
+    )
     loss_options(p)
     p.add_argument(
         "--maps",

@@ -275,9 +275,8 @@ def finished(work: str, root: str | None, device: str) -> DecoderStudy:
             for job in jobs:
                 study.measured(*job)
             continue
-        made = study.critic, study.maps  # made once, before the others ask
+        _ = study.critic, study.maps  # made once, before the others ask
         with ProcessPoolExecutor(len(jobs), get_context("spawn")) as pool:
             for each in [pool.submit(learn, work, root, device, *job) for job in jobs]:
                 each.result()
-        del made
     return study

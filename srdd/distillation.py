@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MEANINGS', 'grouping_cost', 'merge_path', 'best_groups', 'GenerationFlops', 'lift_flops', 'generation_flops',
            'shortened', 'with_schedule', 'groups_of', 'student_steps', 'Distilled', 'distil', 'shortened_transformer',
-           'StateTask', 'state_table', 'slimmed', 'image_maps', 'laplacian', 'sharpened', 'sharpening', 'PaintedMaps',
+           'StateTask', 'state_table', 'slimmed', 'laplacian', 'sharpened', 'sharpening', 'image_maps', 'PaintedMaps',
            'edge_loss', 'DecoderTask', 'candidates', 'screen', 'pareto_front']
 
 # %% ../nbs/11_schedules.ipynb #exported-imports
@@ -414,19 +414,7 @@ def slimmed(
     other.load_state_dict(kept, strict=False)
     return other.to(next(tokenizer.parameters()).device)
 
-# %% ../nbs/11_schedules.ipynb #painted-maps
-@torch.no_grad()
-def image_maps(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> Tensor:
-    """The accumulated maps of images, ``(n, z, h, h)``, from batches of them."""
-    found = []
-    for batch in batches:
-        real = batch.to(next(tokenizer.parameters()).device)
-        f = tokenizer.features(real.to(memory_format=torch.channels_last))
-        *_, last = tokenizer.quantize.encode_steps(f)
-        found.append(last.f_hat)
-    return torch.cat(found)
-
-
+# %% ../nbs/11_schedules.ipynb #sharpened
 def laplacian(images: Tensor) -> Tensor:
     """Sum of the differences to the four neighbours; edges are repeated outside."""
     wide = F.pad(images, (1, 1, 1, 1), mode="replicate")
@@ -451,15 +439,24 @@ def sharpening(fake: Tensor, real: Tensor) -> float:
     """
 
     def product(a: Tensor, b: Tensor) -> Tensor:
-        pairs = ((x.diff(dim=d) for x in (a, b)) for d in (-2, -1))
-        return sum((x * y).mean() for x, y in pairs)
+        return sum((a.diff(dim=d) * b.diff(dim=d)).mean() for d in (-2, -1))
 
     edges = laplacian(fake)
     square, cross = product(edges, edges), product(fake, edges)
-    missing = product(real, real) - product(fake, fake)
-    if missing <= 0:
-        return 0.0
+    missing = (product(real, real) - product(fake, fake)).clamp_min(0)
     return ((cross + (cross**2 + square * missing).sqrt()) / square).item()
+
+# %% ../nbs/11_schedules.ipynb #painted-maps
+@torch.no_grad()
+def image_maps(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> Tensor:
+    """The accumulated maps of images, ``(n, z, h, h)``, from batches of them."""
+    found = []
+    for batch in batches:
+        real = batch.to(next(tokenizer.parameters()).device)
+        f = tokenizer.features(real.to(memory_format=torch.channels_last))
+        *_, last = tokenizer.quantize.encode_steps(f)
+        found.append(last.f_hat)
+    return torch.cat(found)
 
 
 class PaintedMaps:

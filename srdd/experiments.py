@@ -897,14 +897,13 @@ def measure_schedule_seeds(setting: Setting) -> dict[str, Any]:
 def measure_schedule_quality(setting: Setting) -> dict[str, Any]:
     """All measures of what the screen chose and of its best lists, guided.
 
-    The slim decoder is the shipped one, which the run of ``schedules`` trained.
+    The slim decoder learns as in ``schedules``; the record was made with the one that
+    the run of ``schedules`` had trained.
     """
     from . import schedule_study as study
 
     every, values = study.Schedules(setting.work, setting.root, setting.device), {}
     screen = read_record("schedules").values
-    shipped = resolve_model("fashion") / DECODERS["fashion"]["fast"]
-    every.slims["10 x 2"] = load_decoder(every.parents.tokenizer, shipped)
     setups = [study.Setup(candidate) for candidate in study.finalists(screen)]
     setups += study.chosen(screen).values()
     runs = {

@@ -300,6 +300,28 @@ def test_what_the_note_of_s5_says_is_what_the_records_say():
     assert cpu.values[f"{name}/rel_fd"]["sd"] < one["sd"]
 
 
+def test_on_cifar_whatever_saves_operations_is_worse_beyond_chance():
+    found = read_record("cifar10-schedules").values
+    whole = found[f"{WHOLE}, guided/flops"]["mean"]
+    names = [k.removesuffix("/flops") for k in found if k.endswith("/flops")]
+    names = [name for name in names if LESS not in name]
+    cheaper = [n for n in names if found[f"{n}/flops"]["mean"] < whole]
+    assert len(names) == 14 and len(cheaper) == 10
+    for name in cheaper:
+        gap = found[f"{name}, {LESS}/rel_fd"]
+        assert gap["mean"] > margin(gap), name
+
+
+def test_what_the_note_of_o6_says_is_what_the_record_says():
+    found = read_record("slim-decoder").values
+    for name in ("10 x 2", "10 x 2, features", "12 x 2, features"):
+        assert 1.05 < found[f"{name}/rel-FD / teacher's"]["mean"] < 1.15
+    sharp, plain = ("teacher, sharpened", "teacher")
+    assert found[f"{sharp}/rel_fd"]["mean"] < found[f"{plain}/rel_fd"]["mean"]
+    for name in (sharp, "10 x 2, sharpened"):
+        assert found[f"{name}/psnr_db"]["mean"] < found["teacher/psnr_db"]["mean"]
+
+
 def test_what_the_note_of_s3_says_is_what_the_records_say():
     assert lower("best/rel_fd", "balanced/rel_fd")(read_record("fashion-presets"))
     control, pair = read_record("mask-head-control"), (SEEING, BLIND)

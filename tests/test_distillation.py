@@ -6,9 +6,10 @@ from itertools import islice
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import avg_pool2d
 from torch.utils.flop_counter import FlopCounterMode
 
-from srdd.data import CounterSampler, fashion_slice
+from srdd.data import CounterSampler, colour_shapes, fashion_slice
 from srdd.distillation import (
     MEANINGS,
     DecoderTask,
@@ -25,6 +26,8 @@ from srdd.distillation import (
     merge_path,
     pareto_front,
     screen,
+    sharpened,
+    sharpening,
     shortened,
     shortened_transformer,
     slimmed,
@@ -407,6 +410,34 @@ def test_edges_are_differences_of_neighbours():
     assert edge_loss(flat + 0.4, flat) == 0
     assert edge_loss(step, flat) == pytest.approx(3.0 / 2)  # 2 of 4 pairs across
     assert edge_loss(step, step) == 0
+
+
+def squares(images):
+    """Mean squares of the differences of neighbours."""
+    return sum(images.diff(dim=d).square().mean().item() for d in (-2, -1))
+
+
+def test_sharpening_makes_a_blurred_image_as_sharp_as_it_was():
+    real = 0.3 * colour_shapes(20, 16, 0).batch(range(20))[0]  # far from the clamp
+    faint = avg_pool2d(real, 3, 1, 1)
+    strength = sharpening(faint, real)
+    assert strength > 0 and squares(faint) < 0.9 * squares(real)
+    assert squares(sharpened(faint, strength)) == pytest.approx(squares(real), rel=1e-4)
+    assert sharpening(real, faint) == 0  # nothing is missing
+    flat = torch.full((1, 1, 3, 3), 0.5)
+    assert torch.equal(sharpened(flat, 9.0), flat)
+    spot = torch.zeros(1, 1, 3, 3)
+    spot[..., 1, 1] = 0.1
+    wanted = spot + 0.5 * torch.tensor([[0, -0.1, 0], [-0.1, 0.4, -0.1], [0, -0.1, 0]])
+    torch.testing.assert_close(sharpened(spot, 0.5), wanted)
+    assert sharpened(spot * 10, 9.0).abs().max() == 1
+
+
+def test_sharpened_pairs_are_the_pictures_of_the_teacher_sharpened(tokenizer, pixels):
+    maps = image_maps(tokenizer, pixels.split(5))
+    plain, sharp = (PaintedMaps(tokenizer, maps, 4, strength=x) for x in (0.0, 0.2))
+    assert torch.equal(sharp.pictures, sharpened(plain.pictures, 0.2))
+    assert torch.equal(sharp.maps, plain.maps)
 
 
 @pytest.mark.parametrize("middle", [True, False])
