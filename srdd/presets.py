@@ -22,7 +22,7 @@ CHEAP = 0.85
 """A preset is fast if it needs at most this share of the default's operations."""
 BASE = SampleConfig(guidance=3.0)
 DECODERS: dict[str, dict[str, str]] = {
-    "fashion": {"fast": "decoder-fast"},
+    "fashion": {"fast": "decoder-slim", "best": "decoder-slim"},
     "fashion-causal": {},
 }
 """The shipped models: presets that a slim decoder paints, a folder of the model.
