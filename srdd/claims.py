@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .presets import DECODERS, write_presets
+from .presets import DECODERS, WIDE, write_presets
 from .records import (
     Record,
     fill_markers,
@@ -449,7 +449,7 @@ CLAIMS = (
             ),
             *(
                 ("fashion-presets", f"{name}/rel_fd", f"shipped model, preset {name}")
-                for name in ("balanced", "best")
+                for name in ("balanced", f"best, {WIDE}")
             ),
             *floors(),
         ),

@@ -64,7 +64,9 @@ def test_the_manifest_says_what_the_record_says(tmp_path):
     assert entry == read_json(tmp_path / "manifest.json")["presets"]
     assert entry["fast"]["measured"] == {"rel_fd": "2 ± 1"}
     assert sampling_from(entry["best"]["sampling"]) == GRID[NAMES[0]] == BASE
-    assert {k for k, row in entry.items() if "decoder" in row} == set(DECODERS["fashion"])
+    assert {k for k, row in entry.items() if "decoder" in row} == set(
+        DECODERS["fashion"]
+    )
     other = replace(record, name="fashion-causal-presets")
     assert not any("decoder" in row for row in manifest_entry(other).values())
 
