@@ -41,6 +41,7 @@ from srdd.claims import (
     verdict,
     write_claims,
 )
+from srdd.decoder_study import EQUAL
 from srdd.experiments import EXPERIMENTS
 from srdd.presets import WIDE
 from srdd.records import read_record, results_dir, single, spread, write_record
@@ -319,6 +320,8 @@ def test_what_the_note_of_o6_says_is_what_the_record_says():
         assert 1.05 < found[f"{name}/rel-FD / teacher's"]["mean"] < 1.15
     sharp, plain = ("teacher, sharpened", "teacher")
     assert found[f"{sharp}/rel_fd"]["mean"] < found[f"{plain}/rel_fd"]["mean"]
+    student = found["10 x 2, sharpened/rel_fd"]["mean"]
+    assert student < EQUAL * found[f"{sharp}/rel_fd"]["mean"]
     for name in (sharp, "10 x 2, sharpened"):
         assert found[f"{name}/psnr_db"]["mean"] < found["teacher/psnr_db"]["mean"]
 
