@@ -108,6 +108,11 @@ SETS = {
         tokenizer={"steps": 1500, "batch": 128},
         transformer=SIZE | {"steps": 2000, "batch": 128},
         samples=10_000,
+        on_cpu=ON_CPU
+        | {
+            "transformer": ON_CPU["transformer"] | {"steps": 800, "batch": 32},
+            "samples": 1500,
+        },
     ),
     "tiny-imagenet": SetPlan(
         title="TinyImageNet-50",
