@@ -34,6 +34,7 @@ def shapes(monkeypatch):
     network = {"depth": 3, "width": 12, "heads": 1, "steps": 4, "batch": 8}
     plan = replace(
         SETS["cifar10"],
+        on_cpu={},
         title="shapes",
         folder="Shapes",
         sides=FULL,

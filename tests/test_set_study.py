@@ -44,6 +44,7 @@ def shapes(monkeypatch):
     network = {"depth": 1, "width": 16, "heads": 1, "steps": 8, "batch": 8}
     plan = replace(
         SETS["cifar10"],
+        on_cpu={},
         title="shapes",
         folder="Shapes",
         side=12,
