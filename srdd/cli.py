@@ -205,6 +205,8 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     given = read_config(args.config)
     usual = {"steps": 3000, "batch": 32, "lr": 4e-3, "ema": 0.99}
     config = train_config(args, given, **usual, **TOKENIZER_TRAINING)
+    if args.maps < 1:
+        raise ValueError(f"--maps must be at least 1, got {args.maps}")
     teacher = Tokenizer.from_pretrained(args.model, device=args.device)
     channels, side, _ = teacher.image_shape
     images = open_images(
@@ -243,8 +245,7 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
         "steps": config.steps,
         "decoder_flops": after,
         "share_of_teacher": round(after / before, 3),
-        "sharpened_by": round(strength, 4),
-    }
+    } | ({"sharpened_by": round(strength, 4)} if args.sharpen else {})
 
 
 def maps_to_paint(
@@ -281,7 +282,7 @@ def missing_sharpness(args: argparse.Namespace, teacher: Any, images: Any) -> fl
     from .distillation import sharpening
     from .metrics import in_batches
 
-    rows = permutation(len(images), args.seed, 0)[: min(args.maps, 1000)].tolist()
+    rows = permutation(len(images), args.seed, 0)[:1000].tolist()
     real = torch.cat(list(in_batches(images.subset(rows))))
     with torch.no_grad():
         parts = [teacher.reconstruct(x.to(args.device)) for x in real.split(250)]

@@ -14,9 +14,10 @@ is at most `EQUAL` times the teacher's.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .data import permutation
+from .data import digest, permutation
 from .distillation import (
     DecoderTask,
     PaintedMaps,
@@ -37,17 +38,15 @@ from .features import Judge, train_judge
 from .files import load_tensors, save_tensors
 from .ledger import fit, once, opened, part
 from .metrics import in_batches
-from .sampling import SampleConfig
+from .presets import BASE
 from .schedule_study import EDGES, SLIM, SLIMS
 from .studies import SEEDS, Study, drawn
 from .tokenizer import FeatureLoss, Tokenizer, psnr
 from .training import TrainConfig
 from .transformer import ScaleTransformer
 
-EQUAL = 1.05
+EQUAL, FEATURES = 1.05, 10.0
 CRITIC_SEED, SAMPLE_SEED, MAP_SEED = 100, 1, 0
-DRAWN = SampleConfig(guidance=3.0)
-"""The shipped model's own settings."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +55,26 @@ class Student:
 
     Args:
         shape: one of `srdd.schedule_study.SLIMS`.
-        features: weight of the feature loss; 0 has none.
+        features: with a feature loss of weight `FEATURES`.
         sharp: go on from the same student that is not, with sharpened pictures.
     """
 
     shape: str
-    features: float = 0.0
+    features: bool = False
     sharp: bool = False
 
     @property
     def name(self) -> str:
         """Its key in the record."""
-        more = ", features" * bool(self.features) + ", sharpened" * self.sharp
+        more = ", features" * self.features + ", sharpened" * self.sharp
         return self.shape + more
 
 
 STUDENTS = (
     Student("10 x 2"),
     Student("10 x 2", sharp=True),
-    Student("10 x 2", features=10.0),
-    Student("12 x 2", features=10.0),
+    Student("10 x 2", features=True),
+    Student("12 x 2", features=True),
 )
 
 
@@ -123,11 +122,14 @@ class DecoderStudy(Study):
     ) -> None:
         super().__init__(work, root=root, device=device)
         self.size = size
+        facts = [asdict(size), asdict(SLIM), SLIMS, EDGES, FEATURES]
+        mark = digest(json.dumps(facts, sort_keys=True))[:12]
+        self.home = self.work / f"decoders-{mark}"
 
     @cached_property
     def critic(self) -> Judge:
         """The classifier of the feature loss."""
-        folder = self.work / "critic"
+        folder = self.home / "critic"
 
         def make() -> None:
             trained = train_judge(
@@ -147,14 +149,14 @@ class DecoderStudy(Study):
         """Last maps of samples of the shipped model, balanced classes, in batches."""
         model = ScaleTransformer.from_pretrained("fashion", device=self.device)
         labels = torch.arange(count) % model.config.classes
-        made = drawn(model, self.tokenizer, labels, sampling=DRAWN, seed=seed)
+        made = drawn(model, self.tokenizer, labels, sampling=BASE, seed=seed)
         for each in made:
             yield self.tokenizer.maps(each.tokens)[-1]
 
     @cached_property
     def maps(self) -> Tensor:
         """What the students learn from, ``(2 n, z, h, h)``, made once and kept."""
-        path, count = self.work / "maps.safetensors", self.size.maps
+        path, count = self.home / "maps.safetensors", self.size.maps
 
         @torch.no_grad()
         def make() -> None:
@@ -167,19 +169,22 @@ class DecoderStudy(Study):
         return load_tensors(path)["maps"].to(self.device)
 
     @cached_property
-    @torch.no_grad()
     def strength(self) -> float:
         """How much pictures are sharpened: as training images ask for."""
-        rows = permutation(len(self.train), MAP_SEED, 0)[: self.size.images].tolist()
-        real = torch.cat(list(in_batches(self.train.subset(rows))))
-        parts = (x.to(self.device) for x in real.split(250))
-        return sharpening(
-            torch.cat([self.tokenizer.reconstruct(x) for x in parts]).cpu(), real
-        )
+
+        @torch.no_grad()
+        def measured() -> dict[str, float]:
+            rows = permutation(len(self.train), MAP_SEED, 0)[: self.size.images]
+            real = torch.cat(list(in_batches(self.train.subset(rows.tolist()))))
+            parts = (x.to(self.device) for x in real.split(250))
+            fake = torch.cat([self.tokenizer.reconstruct(x) for x in parts])
+            return {"strength": sharpening(fake.cpu(), real)}
+
+        return part(self.home / "strength.json", measured)["strength"]
 
     def trained(self, student: Student, seed: int) -> Tokenizer:
         """The tokenizer with a student's decoder, trained or found."""
-        folder = self.work / "students" / f"{student.name}, seed {seed}"
+        folder = self.home / "students" / f"{student.name}, seed {seed}"
 
         def make() -> None:
             if student.sharp:
@@ -195,7 +200,7 @@ class DecoderStudy(Study):
                 perceptual=FeatureLoss(self.critic.stages)
                 if student.features
                 else None,
-                perceptual_weight=student.features,
+                perceptual_weight=FEATURES,
             )
             work = folder.with_name(f"{folder.name}-training")
             config = self.size.training(student, seed)
@@ -242,7 +247,7 @@ class DecoderStudy(Study):
         """Quality of a student, measured once and kept."""
         name = f"{student.name}, seed {seed}"
         painter = self.trained(student, seed)
-        path = self.work / f"quality of {name}.json"
+        path = self.home / f"quality of {name}.json"
         return part(path, lambda: self.quality(painter.decode_map))
 
     def teacher(self, sharp: bool = False) -> dict[str, float]:
@@ -253,7 +258,7 @@ class DecoderStudy(Study):
             return sharpened(images, self.strength) if sharp else images
 
         name = "teacher, sharpened" if sharp else "teacher"
-        return part(self.work / f"quality of {name}.json", lambda: self.quality(paint))
+        return part(self.home / f"quality of {name}.json", lambda: self.quality(paint))
 
 
 def learn(
@@ -275,7 +280,7 @@ def finished(work: str, root: str | None, device: str) -> DecoderStudy:
             for job in jobs:
                 study.measured(*job)
             continue
-        _ = study.critic, study.maps  # made once, before the others ask
+        _ = study.critic, study.maps, study.strength  # made once, before the others ask
         with ProcessPoolExecutor(len(jobs), get_context("spawn")) as pool:
             for each in [pool.submit(learn, work, root, device, *job) for job in jobs]:
                 each.result()

@@ -435,16 +435,16 @@ def sharpening(fake: Tensor, real: Tensor) -> float:
         real: what they stand for, or others like it.
     Returns:
         The positive root of the equation of their mean squares, clamping left
-        aside; 0 if `fake` is as sharp already.
+        aside; 0 if `fake` is as sharp already, flat, or one pixel high or wide.
     """
 
     def product(a: Tensor, b: Tensor) -> Tensor:
         return sum((a.diff(dim=d) * b.diff(dim=d)).mean() for d in (-2, -1))
 
     edges = laplacian(fake)
-    square, cross = product(edges, edges), product(fake, edges)
+    a, b = product(edges, edges), product(fake, edges)
     missing = (product(real, real) - product(fake, fake)).clamp_min(0)
-    return ((cross + (cross**2 + square * missing).sqrt()) / square).item()
+    return ((b + (b**2 + a * missing).sqrt()) / a).nan_to_num(0, 0).item()
 
 # %% ../nbs/11_schedules.ipynb #painted-maps
 @torch.no_grad()

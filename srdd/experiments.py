@@ -1041,7 +1041,7 @@ def measure_set_schedules(name: str, setting: Setting) -> dict[str, Any]:
         pairs = zip(own, base, strict=True)
         gaps = [{key: a[key] - b[key] for key in a} for a, b in pairs]
         values |= over_seeds(f"{setup.name}, minus the full list", gaps)
-    return {"values": values, "seeds": list(SEEDS)}
+    return {"values": values, "seeds": list(SEEDS), "tier": every.tier}
 
 
 def measure_mask_head_control(setting: Setting) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The studies of chapters 10 and 11 once more, on a set of colour photographs.
 
-The networks are those of `srdd.set_study`; the rules of choice and of the verdict are
-those of `srdd.resampling_study` and `srdd.schedule_study`, with fewer settings: tuned
-settings and plans are screened on a network whose seed no result uses, and stand
-against networks of equal cost; two shorter lists are tried in three meanings.
+The networks are those of `srdd.set_study`. Passes are chosen and judged as in
+`srdd.resampling_study`, with fewer settings: tuned settings and plans are screened on a
+network whose seed no result uses, and stand against networks of equal cost. Of the lists
+nothing is chosen: two shorter ones are tried in three meanings, each beside the full one.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class SetSchedules(Schedules):
             key: min(TUNING[key], plan.transformer[key]) for key in ("steps", "batch")
         }
         self.tuning = TUNING | less
-        self.samples = min(self.samples, plan.samples)
+        self.samples, self.tier = min(self.samples, plan.samples), plan.tier
 
     def of_seed(self, seed: int) -> dict[Setup, dict[str, float]]:
         """The measures of all settings for a training seed."""
@@ -112,29 +112,29 @@ class SetSchedules(Schedules):
 
 
 passes_of, schedules_of = cache(SetPasses), cache(SetSchedules)
-Known = tuple[str, str, str | None, str]
+Place = tuple[str, str, str | None, str]
 
 
-def learn(known: Known, seed: int) -> None:
+def learn(known: Place, seed: int) -> None:
     """A network and its mask head."""
     with opened():
         passes_of(*known).headed(seed)
 
 
-def compare(known: Known, name: str, seed: int) -> None:
+def compare(known: Place, name: str, seed: int) -> None:
     """One row of the comparison at equal cost."""
     with opened():
         passes_of(*known).final(name, seed)
 
 
-def shorten(known: Known, seed: int) -> None:
+def shorten(known: Place, seed: int) -> None:
     """All lists of one training seed."""
     with opened():
         schedules_of(*known).of_seed(seed)
 
 
 def at_once(
-    known: Known, run: Callable[..., None], jobs: Iterable[tuple[Any, ...]]
+    known: Place, run: Callable[..., None], jobs: Iterable[tuple[Any, ...]]
 ) -> None:
     """Run jobs whose results are kept; on a GPU several at the same time."""
     name, *_, device = known
@@ -152,6 +152,9 @@ def finished_passes(name: str, work: str, root: str | None, device: str) -> SetP
     """The study of passes with all that takes long done and kept."""
     known = (name, work, root, device)
     made = passes_of(*known)
+    for images in (made.plain.train, made.plain.test):
+        made.plain.tokens(images)
+    _ = made.plain.reference  # with its judge, before the processes ask
     at_once(known, learn, [(seed,) for seed in (*SEEDS, SCREEN_SEED)])
     rows = made.against_wider()
     at_once(known, compare, [(row, seed) for row in rows for seed in SEEDS])
@@ -163,5 +166,9 @@ def finished_schedules(
 ) -> SetSchedules:
     """The study of lists with all that takes long done and kept."""
     known = (name, work, root, device)
+    made = schedules_of(*known)
+    for candidate in CANDIDATES:  # made once, before the processes ask
+        study = made.study(candidate)
+        study.tokens(study.train)
     at_once(known, shorten, [(seed,) for seed in SEEDS])
-    return schedules_of(*known)
+    return made

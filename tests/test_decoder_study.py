@@ -8,6 +8,7 @@ import torch
 from srdd import decoder_study
 from srdd.data import fashion_slice
 from srdd.decoder_study import EQUAL, STUDENTS, DecoderStudy, Size, Student
+from srdd.distillation import PaintedMaps, sharpened
 from srdd.experiments import Setting, measure_slim_decoder
 from srdd.records import read_record
 from srdd.studies import SEEDS
@@ -23,23 +24,21 @@ def study(tmp_path_factory):
     return made
 
 
-def test_a_sharp_student_goes_on_from_the_one_that_is_not(study):
-    plain = Student("10 x 2")
+def test_a_sharp_student_goes_on_from_the_one_that_is_not(study, monkeypatch):
+    plain, seen = Student("10 x 2"), {}
     first = study.trained(plain, 0)
+
+    def stop(task, config, work, **_):
+        seen.update(pictures=task.stream.pictures, steps=config.steps)
+        return task.student
+
+    monkeypatch.setattr(decoder_study, "fit", stop)
     sharp = study.trained(replace(plain, sharp=True), 0)
-    assert sharp.config == first.config
-    steps = [study.size.training(s, 0).steps for s in (plain, replace(plain, sharp=1))]
-    assert steps == [2, 1]
-    moved = [
-        (a - b).abs().mean()
-        for a, b in zip(
-            sharp.decoder.parameters(), first.decoder.parameters(), strict=True
-        )
-    ]
-    assert 0 < max(moved) < 0.05
-    fresh = study.trained(plain, 1)
-    far = zip(fresh.decoder.parameters(), first.decoder.parameters(), strict=True)
-    assert max((a - b).abs().mean() for a, b in far) > 0.05
+    before, after = (x.decoder.state_dict() for x in (first, sharp))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    pictures = PaintedMaps(study.tokenizer, study.maps, 4).pictures
+    assert torch.equal(seen["pictures"], sharpened(pictures, study.strength))
+    assert seen["steps"] == TINY.sharp_steps != TINY.steps
 
 
 def test_pictures_are_sharpened_as_the_photographs_of_the_training_ask(study):
@@ -50,7 +49,7 @@ def test_pictures_are_sharpened_as_the_photographs_of_the_training_ask(study):
 
 
 def test_the_experiment_compares_every_student_with_the_teacher(study, monkeypatch):
-    few = (Student("10 x 2"), Student("10 x 2", features=10.0))
+    few = (Student("10 x 2"), Student("10 x 2", sharp=True), STUDENTS[2])
     monkeypatch.setattr(decoder_study, "STUDENTS", few)
     monkeypatch.setattr(decoder_study, "SEEDS", (0, 1))
     monkeypatch.setattr("srdd.experiments.SEEDS", (0, 1))

@@ -8,6 +8,8 @@ from srdd import set_sampling_study, set_study
 from srdd.data import colour_shapes
 from srdd.experiments import Setting, measure_set_passes, measure_set_schedules
 from srdd.figures import to_pil
+from srdd.files import read_json
+from srdd.records import spread
 from srdd.schedule_study import FULL, Setup
 from srdd.set_sampling_study import CANDIDATES, SHORTER, SIZE, WAYS
 from srdd.set_study import SETS
@@ -76,9 +78,20 @@ def test_all_lists_start_from_the_same_networks_and_are_compared_in_pairs(settin
     names = [Setup(c, way).name for c in FEW for way in WAYS]
     assert {f"{name}/coverage" for name in names} <= set(values)
     base, *others = names
+    work = f"{setting.work}/shapes"
+    every = set_sampling_study.schedules_of("shapes", work, setting.root, "cpu")
+    runs = [
+        {setup.name: run for setup, run in every.of_seed(seed).items()}
+        for seed in (0, 1)
+    ]
     for name in others:
-        pair = (values[f"{n}/rel_fd"]["mean"] for n in (name, base))
-        gap = values[f"{name}, minus the full list/rel_fd"]["mean"]
-        assert gap == pytest.approx(next(pair) - next(pair), abs=1e-9)
+        gaps = [run[name]["rel_fd"] - run[base]["rel_fd"] for run in runs]
+        assert values[f"{name}, minus the full list/rel_fd"] == spread(gaps)
+    starts = {
+        read_json(every.trained(c, 0).parent / "variant.json")["init"] for c in FEW
+    }
+    whole = every.parents.run(every.base, 0)[-1]
+    cut = {str(whole.with_name("cut-1-2-4-8")), str(whole)}
+    assert starts == cut
     flops = {name: values[f"{name}/flops"]["mean"] for name in names}
     assert flops[base] == max(flops.values())
