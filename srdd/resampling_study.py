@@ -356,6 +356,7 @@ class Screen:
     def finalists(self) -> tuple[str, str]:
         """The best of the cheap plans, and the best of the others.
 
+        If none is cheap, the cheapest ones are in its place.
         Plans with the same law again only truncate: they are tried and shown, and
         never chosen, even if they have the lowest rel-FD.
         """
@@ -363,8 +364,8 @@ class Screen:
         def cost(sampling: SampleConfig) -> float:
             return self.measure(sampling)[0]["transformer_flops"]
 
-        limit = CHEAP * cost(self.tuned)
         plans = {n: s for n, s in self.plans.items() if s.resampling.law != "same"}
+        limit = max(CHEAP * cost(self.tuned), min(map(cost, plans.values())))
         cheap = [name for name in plans if cost(plans[name]) <= limit]
         dear = [name for name in plans if name not in cheap]
         best = [min(n, key=lambda x: self.level(plans[x])) for n in (cheap, dear)]
