@@ -451,6 +451,7 @@ CLAIMS = (
                 ("fashion-presets", f"{name}/rel_fd", f"shipped model, preset {name}")
                 for name in ("balanced", f"best, {WIDE}")
             ),
+            ("cifar10-passes", re.compile(r"^width.*/rel_fd$"), "CIFAR-10, rel-FD"),
             *floors(),
         ),
         note="A mask head of ours: the paper's rule is not known. Networks whose width "

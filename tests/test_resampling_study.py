@@ -130,6 +130,15 @@ def test_finalists_are_the_best_cheap_plan_and_the_best_other_that_asks_a_networ
     assert len(values) == 3 * (len(PLANS) + len(SETTINGS))
 
 
+def test_where_no_plan_is_cheap_the_cheapest_are_in_their_place():
+    def cost(sampling):
+        passes = sampling.resampling
+        return 1.0 if passes is None else 2.0 + passes.passes
+
+    cheap, dear = screen({}, cost).finalists
+    assert PLANS[cheap].passes.passes == 1 < PLANS[dear].passes.passes
+
+
 def test_the_control_costs_as_much_and_its_head_sees_no_token(passes, monkeypatch):
     model, coder = passes.plain.saved(passes.headed(1)), passes.plain.tokenizer
     known, law = [], resampling.head_law
