@@ -1023,7 +1023,7 @@ def measure_set_passes(name: str, setting: Setting) -> dict[str, Any]:
     for row in every.against_wider():
         runs = [every.final(row, seed) for seed in SEEDS]
         values |= over_seeds(row, kept_measures(runs))
-    facts = {"seeds": list(SEEDS), "tier": every.plain.plan.tier}
+    facts = {"seeds": list(SEEDS), "tier": every.plan.tier}
     return facts | {"values": values | every.screen.values()}
 
 
@@ -1041,7 +1041,7 @@ def measure_set_schedules(name: str, setting: Setting) -> dict[str, Any]:
         pairs = zip(own, base, strict=True)
         gaps = [{key: a[key] - b[key] for key in a} for a, b in pairs]
         values |= over_seeds(f"{setup.name}, minus the full list", gaps)
-    return {"values": values, "seeds": list(SEEDS), "tier": every.tier}
+    return {"values": values, "seeds": list(SEEDS), "tier": every.plan.tier}
 
 
 def measure_mask_head_control(setting: Setting) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the parts of an experiment took, those that earlier runs had kept too.
 
 `opened` starts the account of a process, `part` and `once` keep a part with its cost in
-a file. A part that was kept brings its cost along, with its commit and its device, so
+a file, `at_once` does several at the same time. A part that was kept brings its cost along, with its commit and its device, so
 that a run that was stopped and went on says what its parts took. Only the seconds of a
 part that was itself stopped on the way are lost.
 """
@@ -9,14 +9,17 @@ part that was itself stopped on the way are lost.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import flop_registry
@@ -230,6 +233,30 @@ def once(done: Path, make: Callable[[], Any]) -> None:
         write_json(path, measured(make)[1])
     else:
         take_kept(read_json(path) if path.is_file() else None, done)
+
+
+def at_once(
+    run: Callable[..., None],
+    jobs: Sequence[tuple[Any, ...]],
+    device: str,
+    processes: int,
+) -> None:
+    """Do jobs that keep what they find: in turn on a CPU, side by side on a GPU.
+
+    Args:
+        run: a function of a module; on a GPU it is called in another process, so it
+            opens an account of its own.
+        jobs: its arguments.
+        device: where the jobs compute.
+        processes: at most so many at the same time on a GPU.
+    """
+    if torch.device(device).type == "cpu":
+        for job in jobs:
+            run(*job)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        for each in [pool.submit(run, *job) for job in jobs]:
+            each.result()
 
 
 class Watched:

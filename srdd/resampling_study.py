@@ -50,8 +50,9 @@ from .sampling import (
     SampleConfig,
     image_seeds,
 )
-from .studies import Study, Variant, batches, drawn, over_seeds
+from .studies import MakeTask, Study, Variant, batches, drawn, over_seeds
 from .tokenizer import Tokenizer
+from .training import TransformerTask
 from .transformer import ScaleTransformer, TransformerConfig
 
 SCREEN_SEED, SEED = 0, 1
@@ -413,11 +414,17 @@ class Passes:
     """The network of every comparison; the study size."""
 
     def __init__(self, work: str, root: str | None, device: str = "cpu") -> None:
-        self.plain = Study(work, root=root, device=device)
-        self.heads = Study(work, root=root, task=MaskHeadTask, device=device)
-        self.both = Study(work, root=root, task=MaskTask, device=device)
+        self.place = work, root, device
+        self.plain, self.heads, self.both = map(
+            self.study_of, (TransformerTask, MaskHeadTask, MaskTask)
+        )
         kind = torch.device(device).type
         self.size, self.shipped_size = SIZES[kind], SHIPPED_SIZES[kind]
+
+    def study_of(self, task: MakeTask) -> Study:
+        """The study of Fashion-MNIST, for one kind of training."""
+        work, root, device = self.place
+        return Study(work, root=root, task=task, device=device)
 
     def trunk(self, seed: int, **size: Any) -> Path:
         """A network without passes; by default the study size."""

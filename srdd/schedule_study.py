@@ -49,7 +49,7 @@ from .metrics import (
     relative_fd,
 )
 from .sampling import SampleConfig, image_seeds, sample
-from .studies import Study, Variant, drawn, encoding_digest
+from .studies import MakeTask, Study, Variant, drawn, encoding_digest
 from .tokenizer import Tokenizer, psnr
 from .training import TOKENIZER_TRAINING, TrainConfig, TransformerTask
 from .transformer import ScaleTransformer
@@ -233,11 +233,17 @@ class Schedules:
     """Network of the full list, how much further all are trained, images of a set."""
 
     def __init__(self, work: str, root: str | None, device: str = "cpu") -> None:
+        self.place = work, root, device
         self.work, self.device = work, device
-        self.parents = Study(work, root=root, device=device)
+        self.parents = self.study_of(TransformerTask)
         self.studies: dict[tuple[Candidate, Any], ScheduleStudy] = {}
         self.slims: dict[str, Tokenizer] = {}
         self.saved: dict[tuple[Candidate, int], Path] = {}
+
+    def study_of(self, task: MakeTask) -> Study:
+        """The study of the full list of Fashion-MNIST."""
+        work, root, device = self.place
+        return Study(work, root=root, task=task, device=device)
 
     @cached_property
     def images(self) -> ImageSet:

@@ -8,21 +8,17 @@ nothing is chosen: two shorter ones are tried in three meanings, each beside the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from multiprocessing import get_context
 from typing import Any
 
-import torch
-
-from .ledger import opened
-from .resampling import MaskHeadTask
+from .ledger import at_once, opened
 from .resampling_study import CURVES, Passes, Size, rows_of, settings
 from .schedule_study import FULL, LISTS, Candidate, Schedules, Setup
 from .set_study import SetStudy, planned
-from .studies import SEEDS
+from .studies import SEEDS, MakeTask
+from .training import TransformerTask
 
 SCREEN_SEED, SEED = 3, 1
 SIZE = Size(
@@ -54,8 +50,8 @@ WAYS = ("guided", "last not guided")
 TUNING = {"steps": 300, "batch": 128, "lr": 1e-3}
 
 
-class SetPasses(Passes):
-    """Passes over the scales of the Markovian networks of a set.
+class OfSet:
+    """A study whose networks are the Markovian ones of a set.
 
     Args:
         name: of the set.
@@ -65,14 +61,31 @@ class SetPasses(Passes):
     """
 
     def __init__(self, name: str, work: str, root: str | None, device: str) -> None:
-        plan = planned(name, device)
-        self.plain = SetStudy(plan, work, root, device)
-        self.heads = SetStudy(plan, work, root, device, task=MaskHeadTask)
+        self.plan = planned(name, device)
+        super().__init__(work, root, device)
+
+    def study_of(self, task: MakeTask = TransformerTask) -> SetStudy:
+        """The study of the set, for one kind of training."""
+        return SetStudy(self.plan, *self.place, task=task)
+
+    def less(self, asked: Mapping[str, Any], *names: str) -> dict[str, Any]:
+        """Steps, batch, ...: no more of them than the set's own training has."""
+        return {key: min(asked[key], self.plan.transformer[key]) for key in names}
+
+
+class SetPasses(OfSet, Passes):
+    """Passes over the scales, see `OfSet`."""
+
+    def __init__(self, *known: Any) -> None:
+        super().__init__(*known)
         self.base = self.plain.variants["markov"]
-        count = min(SIZE.samples, plan.samples)
-        asked = {key: min(SIZE.head[key], plan.transformer[key]) for key in SIZE.head}
-        screen = min(SIZE.screen, count)
-        self.size = replace(SIZE, samples=count, screen=screen, head=asked)
+        count = min(SIZE.samples, self.plan.samples)
+        self.size = replace(
+            SIZE,
+            samples=count,
+            screen=min(SIZE.screen, count),
+            head=self.less(SIZE.head, *SIZE.head),
+        )
 
     def final(self, name: str, seed: int) -> dict[str, float]:
         """The measures of one row of `against_wider` for a training seed."""
@@ -81,26 +94,14 @@ class SetPasses(Passes):
         return self.measured(network(seed), sampling, **how)
 
 
-class SetSchedules(Schedules):
-    """Shorter lists of scales, and guidance that ends early, for a set.
+class SetSchedules(OfSet, Schedules):
+    """Shorter lists of scales, and guidance that ends early, see `OfSet`."""
 
-    Args:
-        name: of the set.
-        work: folder of what is kept, that of `srdd.set_study` for it.
-        root: where the set lies.
-        device: where all networks are.
-    """
-
-    def __init__(self, name: str, work: str, root: str | None, device: str) -> None:
-        plan = planned(name, device)
-        super().__init__(work, root, device)
-        self.parents = SetStudy(plan, work, root, device)
+    def __init__(self, *known: Any) -> None:
+        super().__init__(*known)
         self.base = self.parents.variants["markov"]
-        less = {
-            key: min(TUNING[key], plan.transformer[key]) for key in ("steps", "batch")
-        }
-        self.tuning = TUNING | less
-        self.samples, self.tier = min(self.samples, plan.samples), plan.tier
+        self.tuning = TUNING | self.less(TUNING, "steps", "batch")
+        self.samples = min(self.samples, self.plan.samples)
 
     def of_seed(self, seed: int) -> dict[Setup, dict[str, float]]:
         """The measures of all settings for a training seed."""
@@ -133,21 +134,6 @@ def shorten(known: Place, seed: int) -> None:
         schedules_of(*known).of_seed(seed)
 
 
-def at_once(
-    known: Place, run: Callable[..., None], jobs: Iterable[tuple[Any, ...]]
-) -> None:
-    """Run jobs whose results are kept; on a GPU several at the same time."""
-    name, *_, device = known
-    if torch.device(device).type == "cpu":
-        for job in jobs:
-            run(known, *job)
-        return
-    processes = planned(name, device).processes
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        for each in [pool.submit(run, known, *job) for job in jobs]:
-            each.result()
-
-
 def finished_passes(name: str, work: str, root: str | None, device: str) -> SetPasses:
     """The study of passes with all that takes long done and kept."""
     known = (name, work, root, device)
@@ -155,9 +141,10 @@ def finished_passes(name: str, work: str, root: str | None, device: str) -> SetP
     for images in (made.plain.train, made.plain.test):
         made.plain.tokens(images)
     _ = made.plain.reference  # with its judge, before the processes ask
-    at_once(known, learn, [(seed,) for seed in (*SEEDS, SCREEN_SEED)])
-    rows = made.against_wider()
-    at_once(known, compare, [(row, seed) for row in rows for seed in SEEDS])
+    jobs = [(known, seed) for seed in (*SEEDS, SCREEN_SEED)]
+    at_once(learn, jobs, device, made.plan.processes)
+    rows = [(known, row, seed) for row in made.against_wider() for seed in SEEDS]
+    at_once(compare, rows, device, made.plan.processes)
     return made
 
 
@@ -170,5 +157,6 @@ def finished_schedules(
     for candidate in CANDIDATES:  # made once, before the processes ask
         study = made.study(candidate)
         study.tokens(study.train)
-    at_once(known, shorten, [(seed,) for seed in SEEDS])
+    jobs = [(known, seed) for seed in SEEDS]
+    at_once(shorten, jobs, device, made.plan.processes)
     return made

@@ -7,10 +7,8 @@ has a judge and a tokenizer of its own, so its numbers compare with each other a
 from __future__ import annotations
 
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from .data import ImageSet, open_images
 from .features import train_judge
 from .figures import image_grid
 from .files import load_tensors, save_tensors
-from .ledger import once, opened
+from .ledger import at_once, once, opened
 from .metrics import Judge, Reference, features_of, score
 from .scales import ScaleSchedule
 from .studies import (
@@ -384,12 +382,6 @@ def finished(name: str, work: str, root: str | None, device: str) -> SetStudy:
     for images in (study.train, study.test):
         study.tokens(images)
     jobs = [(None, 0), *((mask, seed) for seed in SEEDS for mask in MASKS)]
-    if torch.device(device).type == "cpu":
-        for job in jobs:
-            finish(name, work, root, device, *job)
-        return study
-    with ProcessPoolExecutor(study.plan.processes, get_context("spawn")) as pool:
-        waiting = [pool.submit(finish, name, work, root, device, *job) for job in jobs]
-        for each in waiting:
-            each.result()
+    jobs = [(name, work, root, device, *job) for job in jobs]
+    at_once(finish, jobs, device, study.plan.processes)
     return study
