@@ -85,3 +85,21 @@ def shared_data() -> Path:
     if not (Path(folder) / "FashionMNIST" / "raw").is_dir():
         pytest.skip(f"SRDD_DATA={folder} holds no FashionMNIST/raw")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def shape_files() -> Callable[[Path, int, int], Path]:
+    """Writes so many coloured shapes of a side as files; the first 200 to train on."""
+    from srdd.data import colour_shapes
+    from srdd.figures import to_pil
+
+    def write(root: Path, count: int, side: int) -> Path:
+        images = colour_shapes(count, side, 0)
+        for i in range(count):
+            part = "train" if i < 200 else "test"
+            folder = root / "Shapes" / part / images.classes[images.labels[i]]
+            folder.mkdir(parents=True, exist_ok=True)
+            to_pil(images.image(i).float() / 127.5 - 1).save(folder / f"{i:03d}.png")
+        return root
+
+    return write

@@ -196,6 +196,7 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     """Train a slimmer decoder for a tokenizer or a whole model."""
     from .costs import decoder_flops
     from .data import open_images
+    from .decoder_study import missing_sharpness
     from .distillation import DecoderTask, PaintedMaps, slimmed
     from .files import resolve_model
     from .pipeline import Pipeline
@@ -220,7 +221,7 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     if (resolve_model(args.model) / "transformer").is_dir():
         pipe = Pipeline.from_pretrained(args.model, device=args.device)
     maps = maps_to_paint(args, teacher, images, pipe)
-    strength = missing_sharpness(args, teacher, images) if args.sharpen else 0.0
+    strength = missing_sharpness(teacher, images, 1000) if args.sharpen else 0.0
     pairs = PaintedMaps(teacher, maps, config.batch, config.seed, strength)
     out = Path(args.out or "slim")
     work = out.with_name(out.name + "-training")
@@ -272,21 +273,6 @@ def maps_to_paint(
         )
         maps += [pipe.tokenizer.maps(part.tokens)[-1] for part in made]
     return torch.cat(maps)
-
-
-def missing_sharpness(args: argparse.Namespace, teacher: Any, images: Any) -> float:
-    """How much what a teacher paints of photographs must be sharpened to be as sharp."""
-    import torch
-
-    from .data import permutation
-    from .distillation import sharpening
-    from .metrics import in_batches
-
-    rows = permutation(len(images), args.seed, 0)[:1000].tolist()
-    real = torch.cat(list(in_batches(images.subset(rows))))
-    with torch.no_grad():
-        parts = [teacher.reconstruct(x.to(args.device)) for x in real.split(250)]
-    return sharpening(torch.cat(parts).cpu(), real)
 
 
 def tokenize(args: argparse.Namespace) -> dict[str, Any]:

@@ -16,16 +16,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .data import digest, permutation
+from .data import ImageSet, digest, permutation
 from .distillation import (
     DecoderTask,
     PaintedMaps,
@@ -36,7 +34,7 @@ from .distillation import (
 )
 from .features import Judge, train_judge
 from .files import load_tensors, save_tensors
-from .ledger import fit, once, opened, part
+from .ledger import at_once, fit, once, opened, part
 from .metrics import in_batches
 from .presets import BASE
 from .schedule_study import EDGES, SLIM, SLIMS
@@ -47,6 +45,8 @@ from .transformer import ScaleTransformer
 
 EQUAL, FEATURES = 1.05, 10.0
 CRITIC_SEED, SAMPLE_SEED, MAP_SEED = 100, 1, 0
+PROCESSES = 9
+"""Students at the same time on a GPU: each holds all maps and pictures."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,22 @@ class Size:
         steps = self.sharp_steps if student.sharp else self.steps
         lr = SLIM.lr / 4 if student.sharp else SLIM.lr
         return replace(SLIM, steps=steps, save_every=steps, lr=lr, seed=seed)
+
+
+@torch.no_grad()
+def missing_sharpness(tokenizer: Tokenizer, images: ImageSet, count: int) -> float:
+    """How much what a tokenizer paints must be sharpened to be as sharp as photographs.
+
+    Args:
+        tokenizer: on any device.
+        images: of which some are reconstructed.
+        count: so many at most, drawn at random, the same in every call.
+    """
+    rows = permutation(len(images), MAP_SEED, 0)[:count].tolist()
+    real = torch.cat(list(in_batches(images.subset(rows))))
+    device = next(tokenizer.parameters()).device
+    fake = [tokenizer.reconstruct(x.to(device)).cpu() for x in real.split(250)]
+    return sharpening(torch.cat(fake), real)
 
 
 class DecoderStudy(Study):
@@ -171,16 +187,9 @@ class DecoderStudy(Study):
     @cached_property
     def strength(self) -> float:
         """How much pictures are sharpened: as training images ask for."""
-
-        @torch.no_grad()
-        def measured() -> dict[str, float]:
-            rows = permutation(len(self.train), MAP_SEED, 0)[: self.size.images]
-            real = torch.cat(list(in_batches(self.train.subset(rows.tolist()))))
-            parts = (x.to(self.device) for x in real.split(250))
-            fake = torch.cat([self.tokenizer.reconstruct(x) for x in parts])
-            return {"strength": sharpening(fake.cpu(), real)}
-
-        return part(self.home / "strength.json", measured)["strength"]
+        known = self.tokenizer, self.train, self.size.images
+        path = self.home / "strength.json"
+        return part(path, lambda: {"strength": missing_sharpness(*known)})["strength"]
 
     def trained(self, student: Student, seed: int) -> Tokenizer:
         """The tokenizer with a student's decoder, trained or found."""
@@ -272,16 +281,10 @@ def learn(
 def finished(work: str, root: str | None, device: str) -> DecoderStudy:
     """The study with all students trained and measured; on a GPU at the same time."""
     study = DecoderStudy(work, root, device)
+    _ = study.critic, study.maps, study.strength  # made once, before the others ask
     plain = [student for student in STUDENTS if not student.sharp]
     sharp = [student for student in STUDENTS if student.sharp]
     for students in (plain, sharp):  # the sharp ones go on from others
-        jobs = [(student, seed) for seed in SEEDS for student in students]
-        if torch.device(device).type == "cpu":
-            for job in jobs:
-                study.measured(*job)
-            continue
-        _ = study.critic, study.maps, study.strength  # made once, before the others ask
-        with ProcessPoolExecutor(len(jobs), get_context("spawn")) as pool:
-            for each in [pool.submit(learn, work, root, device, *job) for job in jobs]:
-                each.result()
+        jobs = [(work, root, device, s, seed) for seed in SEEDS for s in students]
+        at_once(learn, jobs, device, PROCESSES)
     return study

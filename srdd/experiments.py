@@ -662,6 +662,14 @@ def cross_entropy(study: Study, saved: Path) -> dict[str, float]:
     }
 
 
+def differences(
+    runs: Sequence[dict[str, float]], base: Sequence[dict[str, float]]
+) -> list[dict[str, float]]:
+    """Every measure of some runs, less that of others, seed by seed."""
+    pairs = zip(runs, base, strict=True)
+    return [{key: a[key] - b[key] for key in a} for a, b in pairs]
+
+
 def masks(
     study: Study, variants: dict[str, Variant], count: int, seeds: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
@@ -673,10 +681,7 @@ def masks(
             study.measure(s, count=count) | cross_entropy(study, s) for s in saved
         ]
         values |= over_seeds(name, runs[name])
-    gaps = [
-        {key: a[key] - b[key] for key in a}
-        for a, b in zip(runs["markov"], runs["causal"], strict=True)
-    ]
+    gaps = differences(runs["markov"], runs["causal"])
     return values | over_seeds("markov minus causal", gaps)
 
 
@@ -915,8 +920,7 @@ def measure_schedule_quality(setting: Setting) -> dict[str, Any]:
     for setup, found in runs.items():
         values |= over_seeds(setup.name, found)
     for setup in others:
-        pairs = zip(runs[setup], runs[base], strict=True)
-        gaps = [{key: a[key] - b[key] for key in a} for a, b in pairs]
+        gaps = differences(runs[setup], runs[base])
         values |= over_seeds(f"{setup.name}, minus the full list", gaps)
     return {"values": values, "seeds": list(SEEDS)}
 
@@ -1038,8 +1042,7 @@ def measure_set_schedules(name: str, setting: Setting) -> dict[str, Any]:
     values, base = {}, next(iter(runs.values()))
     for setup, own in runs.items():
         values |= over_seeds(setup.name, own)
-        pairs = zip(own, base, strict=True)
-        gaps = [{key: a[key] - b[key] for key in a} for a, b in pairs]
+        gaps = differences(own, base)
         values |= over_seeds(f"{setup.name}, minus the full list", gaps)
     return {"values": values, "seeds": list(SEEDS), "tier": every.plan.tier}
 

@@ -5,9 +5,7 @@ from dataclasses import replace
 import pytest
 
 from srdd import set_sampling_study, set_study
-from srdd.data import colour_shapes
 from srdd.experiments import Setting, measure_set_passes, measure_set_schedules
-from srdd.figures import to_pil
 from srdd.files import read_json
 from srdd.records import spread
 from srdd.schedule_study import FULL, Setup
@@ -18,15 +16,9 @@ FEW = (CANDIDATES[0], *(c for c in CANDIDATES if c.sides == SHORTER[1]))
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory):
+def setting(tmp_path_factory, shape_files):
     """Shapes as files, one folder per class and part, and a work folder."""
-    base = tmp_path_factory.mktemp("data")
-    images = colour_shapes(340, 32, 0)
-    for i in range(len(images)):
-        part = "train" if i < 200 else "test"
-        folder = base / "Shapes" / part / images.classes[images.labels[i]]
-        folder.mkdir(parents=True, exist_ok=True)
-        to_pil(images.image(i).float() / 127.5 - 1).save(folder / f"{i:03d}.png")
+    base = shape_files(tmp_path_factory.mktemp("data"), 340, 32)
     return Setting(root=str(base), work=str(base / "runs"))
 
 

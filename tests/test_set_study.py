@@ -8,7 +8,6 @@ import torch
 from srdd import set_study
 from srdd.data import colour_shapes
 from srdd.experiments import PHOTOGRAPHS, Setting, measure_set, measure_set_floors
-from srdd.figures import to_pil
 from srdd.set_study import SETS, SetStudy, planned
 
 VALUES = (
@@ -25,17 +24,9 @@ VALUES = (
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(tmp_path_factory, shape_files):
     """Shapes as files, one folder per class and part."""
-    base = tmp_path_factory.mktemp("data") / "Shapes"
-    images = colour_shapes(400, 12, 0)
-    for i in range(400):
-        part = "train" if i < 200 else "test"
-        folder = base / part / images.classes[images.labels[i]]
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = images.image(i).float() / 127.5 - 1
-        to_pil(pixels).save(folder / f"{i:03d}.png")
-    return base.parent
+    return shape_files(tmp_path_factory.mktemp("data"), 400, 12)
 
 
 @pytest.fixture
