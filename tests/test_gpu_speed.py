@@ -52,7 +52,8 @@ def test_a_float32_decoder_paints_for_a_half_transformer(models):
     exact = our_images(small, small.short, short_tokenizer(models))
     assert small.short.head.weight.dtype == torch.float16
     assert exact.images.dtype == torch.float32
-    assert all(map(torch.equal, exact.tokens[:1], half.tokens[:1]))
+    same = torch.cat(exact.tokens, 1) == torch.cat(half.tokens, 1)
+    assert same.float().mean() > 0.8  # rounding moves a few
     assert 0 < (exact.images - half.images.float()).abs().mean() < 0.05
 
 
