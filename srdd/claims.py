@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .presets import DECODERS, WIDE, write_presets
+from .presets import MODELS, WIDE, write_presets
 from .records import (
     Record,
     fill_markers,
@@ -984,7 +984,7 @@ def write_pages(root: str | Path | None = None) -> dict[str, list[str]]:
         if REGION.search(path.read_text(encoding="utf-8")):
             write_claims(path, folder)
             done[name] = [*done.get(name, []), "claims"]
-    for model in DECODERS:
+    for model in MODELS:
         name = f"{model}-presets"
         if (folder / f"{name}.json").is_file():
             record = read_record(name, folder)

@@ -82,7 +82,7 @@ def draw(pipe: Any, labels: list[int] | None, args: argparse.Namespace) -> Any:
     for at in tqdm(range(0, count, args.batch), disable=quiet(args), leave=False):
         part = slice(at, at + args.batch)
         chosen = None if labels is None else labels[part]
-        made = pipe.draw(chosen, seeds[part], pipe.sampling, preset=args.preset)
+        made = pipe.draw(chosen, seeds[part], pipe.sampling)
         parts.append(made.images.float().cpu())
     return torch.cat(parts)
 
@@ -346,19 +346,18 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
     facts = read_json(folder / "manifest.json")
     facts.pop("files", None)
     presets = {
-        k: {x: row[x] for x in ("decoder",) if x in row} | row["measured"]
+        k: row["measured"]
         for k, row in facts.pop("presets", {}).items()
         if "measured" in row
     }
-    plain = (k for k in presets if k not in pipe.painters)
-    own = next((k for k in plain if pipe.presets[k] == pipe.sampling), None)
+    own = next((k for k in presets if pipe.presets[k] == pipe.sampling), None)
     config = pipe.transformer.config
     if args.mask:
         config = replace(config, mask=args.mask)
     sampling = sampling_options(pipe, args)
-    shape = pipe.painters.get(args.preset, pipe.tokenizer).config
+    shape = pipe.painter.config
     check_configs(config, shape, sampling)
-    networks = (pipe.tokenizer, *pipe.painters.values())  # all of them are loaded
+    networks = (pipe.tokenizer, pipe.painter)  # both are loaded
     loaded = {id(w): w.numel() for part in networks for w in part.parameters()}
     return {
         "model": args.model,

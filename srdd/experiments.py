@@ -19,7 +19,7 @@ from .data import ImageSet, digest, open_images, permutation
 from .distillation import generation_flops, shortened
 from .fast import Timing
 from .features import feature_net, shipped_judge, train_judge
-from .files import encode_images, resolve_model
+from .files import encode_images
 from .gpu_speed import gpu_suite
 from .likelihood import count_collisions
 from .metrics import (
@@ -34,8 +34,8 @@ from .metrics import (
     yardsticks,
 )
 from .peer_speed import PUBLIC, checkout, public_suite, revision
-from .pipeline import Pipeline, load_decoder
-from .presets import DECODERS, EVERY, GRID, WIDE, chosen
+from .pipeline import Pipeline
+from .presets import EVERY, GRID, MODELS, WIDE, chosen
 from .records import (
     command_line,
     commit_id,
@@ -135,7 +135,7 @@ def sampled(
     """Samples of a pipeline in batches, seeded one by one."""
     made = drawn(
         pipe.transformer,
-        pipe.tokenizer,
+        pipe.painter,
         labels,
         sampling=pipe.config_with(None, changes),
         seed=setting.seed,
@@ -160,9 +160,18 @@ def fashion(setting: Setting) -> tuple[ImageSet, ImageSet]:
     return train, test
 
 
-def pipeline(name: str, setting: Setting) -> Pipeline:
-    """A model on the device of a setting."""
-    return Pipeline.from_pretrained(name, device=setting.device)
+def pipeline(name: str, setting: Setting, own: bool = False) -> Pipeline:
+    """A model on the device of a setting.
+
+    Args:
+        name: of the model.
+        setting: says where.
+        own: painted by the tokenizer's own decoder, whoever paints otherwise.
+    """
+    pipe = Pipeline.from_pretrained(name, device=setting.device)
+    if own:
+        pipe.painter = pipe.tokenizer
+    return pipe
 
 
 def clock(device: str) -> str:
@@ -269,7 +278,7 @@ def measure_guidance(setting: Setting) -> dict[str, Any]:
     judge = shipped_judge(setting.device)
     reference = compared_with(judge, train, test)
     labels = class_labels(SOME, len(test.classes))
-    pipe, values = pipeline("fashion", setting), {}
+    pipe, values = pipeline("fashion", setting, own=True), {}
     seeds = [setting.seed + i for i in range(SAMPLING_SEEDS)]
     for rule, weights in WEIGHTS.items():
         for weight in weights:
@@ -300,7 +309,7 @@ def measure_truncation(setting: Setting) -> dict[str, Any]:
     _, test = fashion(setting)
     judge = shipped_judge(setting.device)
     known = judge, Reference.of(judge, test), class_labels(SOME, len(test.classes))
-    pipe, values = pipeline("fashion", setting), {}
+    pipe, values = pipeline("fashion", setting, own=True), {}
     scales = len(pipe.tokenizer.schedule)
     tried: dict[str, dict[str, Any]] = {"the law itself": {}}
     for lever, ways in TRUNCATIONS.items():
@@ -354,7 +363,7 @@ def measure_features(setting: Setting) -> dict[str, Any]:
     }
     values, seeds = rows(measured), [setting.seed + i for i in range(SAMPLING_SEEDS)]
     for name, model in PAIR.items():
-        pipe = pipeline(model, setting)
+        pipe = pipeline(model, setting, own=True)
         for how, changes in (("guided", {}), ("not guided", {"guidance": 1.0})):
             runs = []
             for seed in seeds:
@@ -374,47 +383,35 @@ def measure_presets(model: str, setting: Setting) -> dict[str, Any]:
     train, test = fashion(setting)
     judge = shipped_judge(setting.device)
     reference = Reference.of(judge, test)
-    labels = class_labels(SOME, len(test.classes))
-    pipe, values, decoders = pipeline(model, setting), {}, DECODERS[model]
-    pipes = {"": pipe}
-    for name in decoders.values():
-        slim = load_decoder(pipe.tokenizer, resolve_model(model) / name)
-        pipes[name] = Pipeline(slim, pipe.transformer, classes=pipe.classes)
+    labels, values = class_labels(SOME, len(test.classes)), {}
+    pipes = {own: pipeline(model, setting, own) for own in (False, True)}
+    network = pipes[True].transformer.config
 
-    def quality(name: str, seed: int, decoder: str = "") -> dict[str, float]:
+    def quality(name: str, seed: int, own: bool = False) -> dict[str, float]:
         told, changes = replace(setting, seed=seed), vars(EVERY[name])
-        painted = pipes[decoder]
-        known = (judge, reference, labels, painted, told)
+        known = (judge, reference, labels, pipes[own], told)
         measure = partial(sample_quality, *known, **changes)
-        cost = generation_flops(
-            pipe.transformer.config, painted.tokenizer.config, EVERY[name]
-        )
-        part = told.part(f"preset of {model}: {name} {decoder}".rstrip(), measure)
-        return part | {"flops": cost.total}
+        part = told.part(f"preset of {model}: {name}, {WIDE if own else ''}", measure)
+        painter = pipes[own].painter.config
+        return part | {"flops": generation_flops(network, painter, EVERY[name]).total}
 
-    markov = pipe.transformer.config.mask == "markov"
-    for name in EVERY if markov else GRID:
+    for name in EVERY if network.mask == "markov" else GRID:
         values |= rows({f"screen, {name}": quality(name, SCREEN_SEED)})
     seeds, runs = [setting.seed + i for i in range(SAMPLING_SEEDS)], {}
-    settings = [(k, v, decoders.get(k, "")) for k, v in chosen(values).items()]
-    settings += [(f"{k}, {WIDE}", v, "") for k, v, slim in settings if slim]
-    for preset, name, decoder in settings:
-        values |= over_seeds(preset, [quality(name, seed, decoder) for seed in seeds])
-
-        def run(name: str = name, decoder: str = decoder) -> None:
-            resample(
-                pipe.transformer,
-                pipes[decoder].tokenizer,
+    for preset, name in chosen(values).items():
+        for own, row in ((False, preset), (True, f"{preset}, {WIDE}")):
+            values |= over_seeds(row, [quality(name, seed, own) for seed in seeds])
+            runs[row] = partial(
+                resample,
+                pipes[own].transformer,
+                pipes[own].painter,
                 class_labels(64, len(test.classes)),
                 config=EVERY[name],
                 seeds=image_seeds(0, 64),
             )
-
-        runs[preset] = run
-    for preset, seconds in seconds_in_turn(runs, setting.device).items():
-        values[f"{preset}/{clock(setting.device)} seconds of 64 images"] = single(
-            seconds
-        )
+    for row, seconds in seconds_in_turn(runs, setting.device).items():
+        key = f"{row}/{clock(setting.device)} seconds of 64 images"
+        values[key] = single(seconds)
     return {"values": values, "seeds": seeds}
 
 
@@ -1226,7 +1223,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             partial(measure_presets, model),
             seeded=True,
         )
-        for model in DECODERS
+        for model in MODELS
     },
     "tokenizer-gap": Experiment(
         "One codebook costs fine detail, and more codes cost less.",

@@ -68,11 +68,11 @@ class Pipeline:
         classes: class names, in the order of the ids.
         sampling: how to sample unless a call says otherwise.
         presets: settings of this model with a name: fast, balanced, best.
-        painters: preset to the tokenizer that paints its images, one with the same
-            codes and another decoder; a preset that is not named has `tokenizer`.
+        painter: turns the tokens of samples into images: a tokenizer with the same
+            codes and another decoder, see `load_decoder`; None is `tokenizer`.
     Raises:
-        ValueError: the two networks do not fit, a painter is of no preset, or the
-            number of names is not the number of classes.
+        ValueError: the networks do not fit, or the number of names is not the number
+            of classes.
     """
 
     def __init__(
@@ -83,20 +83,16 @@ class Pipeline:
         classes: Sequence[str] = (),
         sampling: SampleConfig | None = None,
         presets: Mapping[str, SampleConfig] | None = None,
-        painters: Mapping[str, Tokenizer] | None = None,
+        painter: Tokenizer | None = None,
     ) -> None:
         self.tokenizer, self.transformer = tokenizer.eval(), transformer.eval()
         self.sampling = sampling or SampleConfig()
         self.presets = dict(presets or {})
-        self.painters = {k: each.eval() for k, each in (painters or {}).items()}
-        if lost := sorted(set(self.painters) - set(self.presets)):
-            raise ValueError(
-                f"painters has {lost}, want names of presets, which are "
-                f"{sorted(self.presets)}: add the preset, or leave the painter out"
-            )
-        self.graphs: dict[tuple[int, SampleConfig, str], Replay] | None = None
+        self.painter = self.tokenizer if painter is None else painter.eval()
+        self.graphs: dict[tuple[int, SampleConfig], Replay] | None = None
         self.fused = False
-        check_pair(transformer, tokenizer, self.sampling)
+        for each in (self.tokenizer, self.painter):
+            check_pair(transformer, each, self.sampling)
         count = transformer.config.classes
         self.classes = tuple(classes) or tuple(str(i) for i in range(count))
         if len(self.classes) != count:
@@ -121,19 +117,16 @@ class Pipeline:
         """
         folder = resolve_model(str(name))
         facts = read_json(folder / "manifest.json")
-        presets = facts.get("presets", {})
+        presets, decoder = facts.get("presets", {}), facts.get("decoder")
         tokenizer = Tokenizer.from_pretrained(folder, device=device, dtype=dtype)
+        painter = decoder and load_decoder(tokenizer, inside(folder, decoder))
         return cls(
             tokenizer,
             ScaleTransformer.from_pretrained(folder, device=device, dtype=dtype),
             classes=facts.get("classes", ()),
             sampling=sampling_from(facts.get("sampling", {})),
             presets={k: sampling_from(row["sampling"]) for k, row in presets.items()},
-            painters={
-                name: load_decoder(tokenizer, inside(folder, row["decoder"]))
-                for name, row in presets.items()
-                if "decoder" in row
-            },
+            painter=painter,
         )
 
     def save_pretrained(
@@ -156,22 +149,23 @@ class Pipeline:
             fresh.mkdir()
             self.tokenizer.save_pretrained(fresh / "tokenizer", dtype=dtype)
             self.transformer.save_pretrained(fresh / "transformer", dtype=dtype)
-            presets = {k: {"sampling": asdict(v)} for k, v in self.presets.items()}
-            for name, painter in self.painters.items():
-                made = save_decoder(painter, fresh / f"decoder-{name}", dtype=dtype)
-                presets[name]["decoder"] = made.name
             known = {
                 "classes": list(self.classes),
                 "sampling": asdict(self.sampling),
-                "presets": presets,
+                "presets": {
+                    k: {"sampling": asdict(v)} for k, v in self.presets.items()
+                },
             }
+            if self.painter is not self.tokenizer:
+                made = save_decoder(self.painter, fresh / "decoder", dtype=dtype)
+                known["decoder"] = made.name
             write_manifest(fresh, **(known | facts))
             replace_folder(fresh, final)
         return final
 
     def to(self, device: str | torch.device) -> Pipeline:
-        """Move the networks, other decoders included; returns the pipeline itself."""
-        for network in (self.tokenizer, self.transformer, *self.painters.values()):
+        """Move the networks, the painter included; returns the pipeline itself."""
+        for network in (self.tokenizer, self.transformer, self.painter):
             network.to(device)
         self.graphs = None  # they hold the old weights
         return self
@@ -227,8 +221,7 @@ class Pipeline:
             guidance_scale: weight w of classifier-free guidance; 1 is none.
             preset: settings with a name instead of the model's own: one of its
                 `presets`, or of `srdd.sampling.SAMPLING_PRESETS`; the other
-                arguments still change them. A preset with a decoder of its own,
-                see `painters`, is painted by it.
+                arguments still change them.
             num_images_per_label: images for each label (or in all, without).
             generator: one for the call or one per image. Only its initial
                 seed is read, so the same generator always gives the same
@@ -269,7 +262,6 @@ class Pipeline:
                 seeds[at : at + batch_size],
                 config,
                 hook,
-                preset=preset,
             )
             for at in range(0, count, batch_size)
         ]
@@ -285,27 +277,18 @@ class Pipeline:
         seeds: list[int],
         config: SampleConfig,
         hook: Callable[[Step], None] | None = None,
-        *,
-        preset: str | None = None,
     ) -> Sampled:
-        """One batch: from a recorded graph if there may be one, else call by call.
-
-        The preset says only who paints: its settings are in `config`.
-        """
-        own = preset if preset in self.painters else ""
-        tokenizer = self.painters.get(own, self.tokenizer)
+        """One batch: from a recorded graph if there may be one, else call by call."""
+        networks = self.transformer, self.painter
         if self.graphs is None or hook is not None or not config.once:
-            networks = self.transformer, tokenizer
             return resample(*networks, ids, config=config, seeds=seeds, callback=hook)
         labels = sample_labels(self.transformer, ids, len(seeds)).to(self.device)
         plain = config if ids is not None else replace(config, guidance=1.0)
-        key = len(seeds), plain, own
+        key = len(seeds), plain
         if key not in self.graphs:
-            check_pair(self.transformer, tokenizer, config)
+            check_pair(*networks, config)
             with fused() if self.fused else nullcontext():
-                self.graphs[key] = replayed(
-                    self.transformer, tokenizer, len(seeds), plain
-                )
+                self.graphs[key] = replayed(*networks, len(seeds), plain)
         found = self.graphs[key](labels, torch.tensor(seeds, device=self.device))
         tokens = [scale.clone() for scale in found.tokens]
         return Sampled(found.images.clone(), tokens, [])
@@ -329,7 +312,7 @@ class Pipeline:
                 f'device is {self.device}, CUDA graphs need "cuda": call '
                 '.to("cuda") first'
             )
-        for tokenizer in (self.tokenizer, *self.painters.values()):
+        for tokenizer in (self.tokenizer, self.painter):
             tokenizer.to(memory_format=torch.channels_last)
         self.graphs, self.fused = {}, fused
         return self

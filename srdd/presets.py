@@ -2,9 +2,10 @@
 
 `GRID`, and `PASSES` where it may be, is screened with one sampling seed. From the screen
 `chosen` takes "balanced" (the model's own settings, the default), "best" (lowest rel-FD)
-and "fast" (lowest rel-FD among the cheap ones); those three are then measured again, with other seeds, each painted by the
-decoder that `DECODERS` says. ``srdd report`` writes them with their cost and quality into
-the model's manifest. The record of a model is ``NAME-presets``.
+and "fast" (lowest rel-FD among the cheap ones); those three are then measured again, with
+other seeds, and once more painted by the tokenizer's own decoder. ``srdd report`` writes
+them with their cost and quality into the model's manifest. The record of a model is
+``NAME-presets``.
 """
 
 from __future__ import annotations
@@ -21,13 +22,9 @@ from .sampling import ResamplingPlan, SampleConfig
 CHEAP = 0.85
 """A preset is fast if it needs at most this share of the default's operations."""
 BASE = SampleConfig(guidance=3.0)
-DECODERS: dict[str, dict[str, str]] = {
-    "fashion": {"fast": "decoder-slim", "best": "decoder-slim"},
-    "fashion-causal": {},
-}
-"""The shipped models: presets that a slim decoder paints, a folder of the model.
-Chapter 11, section 5."""
-WIDE = "the model's own decoder"
+MODELS = ("fashion", "fashion-causal")
+"""The shipped models."""
+WIDE = "the tokenizer's own decoder"
 
 
 def ended(weight: float, scales: int, rule: str = "linear") -> SampleConfig:
@@ -89,13 +86,11 @@ def chosen(record: Record | Mapping[str, Any]) -> dict[str, str]:
 
 def manifest_entry(record: Record) -> dict[str, Any]:
     """What a model's manifest says of its presets: settings, cost, quality."""
-    found, decoders = {}, DECODERS[record.name.removesuffix("-presets")]
+    found = {}
     for preset, name in chosen(record).items():
         keys = [key for key in record.values if key.startswith(f"{preset}/")]
-        decoder = {"decoder": decoders[preset]} if preset in decoders else {}
         found[preset] = {
             "sampling": asdict(EVERY[name]),
-            **decoder,
             "measured": {key.partition("/")[2]: record.text(key) for key in keys},
             "command": record.command,
             "date": record.date,

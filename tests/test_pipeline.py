@@ -1,5 +1,7 @@
 """The pipeline: names and seeds in, pictures out; folders round trip."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -233,66 +235,55 @@ def test_a_model_has_presets_of_its_own_and_keeps_them(pipe, tmp_path):
 
 @pytest.fixture
 def slim(pipe) -> Pipeline:
-    """The same model with a preset that another decoder paints."""
+    """The same model, painted by another decoder."""
     painter = slimmed(pipe.tokenizer, 4, blocks=1, middle=False)
-    presets = {"plain": SampleConfig(), "quick": SampleConfig(2.0)}
-    known = {"presets": presets, "painters": {"quick": painter}}
+    known = {"presets": {"quick": SampleConfig(2.0)}, "painter": painter}
     return Pipeline(pipe.tokenizer, pipe.transformer, classes=NAMES, **known)
 
 
-def test_a_preset_may_have_a_decoder_of_its_own(slim):
+def test_another_decoder_paints_what_is_drawn(pipe, slim):
     call = {"generator": seed(4), "output_type": "pt"}
-    quick = slim([0, 1], preset="quick", **call)
-    usual = slim([0, 1], 2.0, preset="plain", **call)
-    for a, b in zip(quick.tokens, usual.tokens, strict=True):
-        assert torch.equal(a, b)  # the codes are drawn alike
-    for made, painter in (
-        (quick, slim.painters["quick"]), (usual, slim.tokenizer)
-    ):  # fmt: skip
+    usual = pipe([0, 1], 2.0, **call)
+    for made in (slim([0, 1], preset="quick", **call), slim([0, 1], 2.0, **call)):
+        for a, b in zip(made.tokens, usual.tokens, strict=True):
+            assert torch.equal(a, b)  # the codes are drawn alike
         with torch.no_grad():
-            wanted = painter.decode(made.tokens)
+            wanted = slim.painter.decode(made.tokens)
         torch.testing.assert_close(made.images, wanted, rtol=0, atol=1e-5)
-    assert not torch.allclose(quick.images, usual.images, atol=0.01)
-    assert slim.to("cpu") is slim
+        assert not torch.allclose(made.images, usual.images, atol=0.01)
+    assert slim.to("cpu") is slim and pipe.painter is pipe.tokenizer
 
 
-def test_a_decoder_alone_is_kept_with_the_model(slim, tmp_path):
+def test_a_decoder_alone_is_kept_with_the_model(pipe, slim, tmp_path):
     saved = slim.save_pretrained(tmp_path / "m")
-    presets = read_json(saved / "manifest.json")["presets"]
-    assert presets["quick"]["decoder"] == "decoder-quick"
-    assert "decoder" not in presets["plain"]
-    assert "decoder-quick/model.safetensors" in verify_manifest(saved)["files"]
+    assert verify_manifest(saved)["decoder"] == "decoder"
+    assert "decoder/model.safetensors" in verify_manifest(saved)["files"]
+    assert "decoder" not in verify_manifest(pipe.save_pretrained(tmp_path / "plain"))
     again = Pipeline.from_pretrained(saved)
-    call = {"preset": "quick", "output_type": "pt"}
-    first, second = (p([0, 2], generator=seed(1), **call) for p in (slim, again))
+    first, second = (
+        p([0, 2], generator=seed(1), output_type="pt") for p in (slim, again)
+    )
     assert torch.equal(first.images, second.images)
-    painter = again.painters["quick"]
-    assert painter.encoder is again.tokenizer.encoder  # nothing is held twice
-    assert painter.quantize is again.tokenizer.quantize
+    assert again.painter.encoder is again.tokenizer.encoder  # nothing is held twice
+    assert again.painter.quantize is again.tokenizer.quantize
     half = Pipeline.from_pretrained(saved, dtype=torch.float16)
-    assert {w.dtype for w in half.painters["quick"].parameters()} == {torch.float16}
+    assert {w.dtype for w in half.painter.parameters()} == {torch.float16}
 
 
-def test_the_command_line_paints_a_preset_with_its_decoder(slim, tmp_path):
-    saved = slim.save_pretrained(tmp_path / "m")
+def test_the_command_line_paints_with_the_decoder_of_the_model(pipe, slim, tmp_path):
     pictures = []
-    for preset in (["quick"], ["plain", "--guidance", "2"]):
-        out = tmp_path / f"{preset[0]}.png"
-        told = ["--count", "1", "--preset", *preset, "--out", str(out)]
-        assert main(["sample", str(saved), *told]) == 0
+    for made, name in ((pipe, "own"), (slim, "slim")):
+        saved, out = made.save_pretrained(tmp_path / name), tmp_path / f"{name}.png"
+        assert main(["sample", str(saved), "--count", "1", "--out", str(out)]) == 0
         pictures.append(np.asarray(Image.open(out), dtype=float))
     assert np.abs(pictures[0] - pictures[1]).max() > 1
 
 
-def test_a_decoder_that_is_damaged_misfits_or_has_no_preset_is_refused(
-    slim, pipe, tmp_path
-):
-    painter = slim.painters["quick"]
-    with pytest.raises(
-        ValueError, match="painters has .'fast'., want names of presets"
-    ):
-        Pipeline(pipe.tokenizer, pipe.transformer, painters={"fast": painter})
-    folder = save_decoder(painter, tmp_path / "d", dtype=torch.float16, data="toy")
+def test_a_decoder_that_is_damaged_or_misfits_is_refused(slim, pipe, tmp_path):
+    other = replace(pipe.tokenizer.config, schedule=ScaleSchedule((1, 2, 8)))
+    with pytest.raises(ValueError, match="schedule"):
+        Pipeline(pipe.tokenizer, pipe.transformer, painter=Tokenizer(other))
+    folder = save_decoder(slim.painter, tmp_path / "d", dtype=torch.float16, data="toy")
     assert read_json(folder / "manifest.json")["data"] == "toy"
     other = TokenizerConfig(3, 8, (1, 2), 1, (), 4, 8, 16, 2, SCHEDULE)
     with pytest.raises(CheckpointError, match="of another shape"):
@@ -304,7 +295,7 @@ def test_a_decoder_that_is_damaged_misfits_or_has_no_preset_is_refused(
         load_decoder(pipe.tokenizer, tmp_path / "none")
     saved = slim.save_pretrained(tmp_path / "m")
     facts = read_json(saved / "manifest.json")
-    facts["presets"]["quick"]["decoder"] = "../d"
+    facts["decoder"] = "../d"
     write_json(saved / "manifest.json", facts)
     with pytest.raises(CheckpointError, match="has the decoder '../d'"):
         Pipeline.from_pretrained(saved)
@@ -321,7 +312,7 @@ def test_half_precision_makes_nearly_the_same_images(dtype):
         assert torch.equal(first.tokens[k], second.tokens[k])
     assert second.images.isfinite().all()
     if dtype == torch.float16:  # of the same map: within a step of 1/255
-        near = half.tokenizer.decode(first.tokens).float() - first.images
+        near = half.painter.decode(first.tokens).float() - first.images
         assert near.abs().max() < 2 / 255
 
 
@@ -348,8 +339,8 @@ def test_graphs_give_the_images_of_the_calls(fused):
     assert not torch.allclose(other.images, calls.images, atol=0.1)
 
 
-def test_a_record_of_a_preset_is_painted_by_its_own_decoder(slim, monkeypatch):
-    """What a graph would record, called instead: one record for each painter."""
+def test_a_recorded_graph_paints_with_the_other_decoder(slim, monkeypatch):
+    """What a graph would record, called instead: one record for each setting."""
     seen = []
 
     def replayed(model, tokenizer, batch, config):
@@ -361,7 +352,8 @@ def test_a_record_of_a_preset_is_painted_by_its_own_decoder(slim, monkeypatch):
         return call
 
     call = {"generator": seed(4), "output_type": "pt"}
-    wanted = {name: slim([0, 1], preset=name, **call).images for name in slim.presets}
+    names = (None, "quick")
+    wanted = {name: slim([0, 1], preset=name, **call).images for name in names}
     monkeypatch.setattr("srdd.pipeline.replayed", replayed)
     monkeypatch.setattr(slim, "graphs", {})
     for _ in range(2):  # the second time from the records
@@ -369,13 +361,13 @@ def test_a_record_of_a_preset_is_painted_by_its_own_decoder(slim, monkeypatch):
             found = slim([0, 1], preset=name, **call).images
             torch.testing.assert_close(found, images, rtol=0, atol=1e-6)
     assert seen == [
-        (slim.tokenizer, 2, slim.presets["plain"]),
-        (slim.painters["quick"], 2, slim.presets["quick"]),
+        (slim.painter, 2, slim.sampling),
+        (slim.painter, 2, slim.presets["quick"]),
     ]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_graphs_of_a_preset_are_painted_by_its_own_decoder():
+def test_graphs_of_a_preset_give_the_images_of_the_calls():
     made = Pipeline.from_pretrained("fashion", device="cuda")
     call = {"generator": seed(1), "output_type": "pt", "preset": "fast"}
     calls = made([1, 2, 3], **call)
