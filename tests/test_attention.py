@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from srdd import attention
 from srdd.attention import (
     BACKENDS,
     MASKS,
@@ -316,13 +317,37 @@ def test_the_gradient_of_a_length_has_a_gradient():
     assert torch.autograd.gradgradcheck(of_length, (x, length))
 
 
-def test_only_the_gradients_that_are_wanted_are_computed():
+@pytest.mark.parametrize("mkl", [False, True])
+def test_only_the_gradients_that_are_wanted_are_computed(monkeypatch, mkl):
+    monkeypatch.setattr(attention, "MKL_TRAINS", mkl)
     x, weight = torch.randn(3, 8), torch.randn(4, 8, requires_grad=True)
     project(x, weight).sum().backward()
     assert x.grad is None and weight.grad.shape == (4, 8)
     frozen = x.requires_grad_()
     project(frozen, weight.detach()).sum().backward()
     assert frozen.grad.shape == (3, 8)
+
+
+def test_a_training_gives_the_same_gradients_by_either_library(monkeypatch):
+    x, layer, found = torch.randn(5, 7, 8), Linear(8, 4), []
+    for mkl in (False, True):
+        monkeypatch.setattr(attention, "MKL_TRAINS", mkl)
+        assert ("Product" in str(layer(x).grad_fn)) is not mkl
+        mine = x.clone().requires_grad_()
+        layer.zero_grad()
+        y = layer(mine, gelu=True)
+        y.square().sum().backward()
+        found.append([mine.grad, layer.weight.grad, layer.bias.grad])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_processor_is_told_by_the_head_of_a_file(tmp_path):
+    facts = tmp_path / "cpuinfo"
+    for vendor, answer in (("GenuineIntel", True), ("AuthenticAMD", False)):
+        facts.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+        assert attention.of_intel(str(facts)) is answer
+    assert not attention.of_intel(str(tmp_path / "none"))
 
 
 def test_products_of_other_types_and_under_autocast_are_those_of_torch():
