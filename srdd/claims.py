@@ -908,11 +908,19 @@ def headline(record: Record) -> list[str]:
     return chosen[:6]
 
 
-def cost(record: Record) -> str:
-    """What a run took: its seconds, operations if they were counted, parts it kept."""
+def cost(record: Record, folder: str | Path | None = None) -> str:
+    """What a run took: its seconds, operations if they are known, parts it kept."""
     found = f"{record.wall_seconds:,.0f} s"
     if record.flops is not None:
         found += f", {plain(record.flops / 1e12, 3)} TFLOP"
+    else:
+        try:
+            other = read_record(f"{record.name}-rehearsal", folder)
+        except FileNotFoundError:
+            pass
+        else:
+            tera = other.values["operations"]["mean"] / 1e12
+            found += f", about {plain(tera, 2)} TFLOP by a rehearsal"
     if kept := sum(group["parts"] for group in record.kept):
         commits = ", ".join(sorted({group["commit"] for group in record.kept}))
         found += f", {kept} part{'s' * (kept != 1)} kept from commit {commits}"
@@ -928,7 +936,8 @@ def section(claim: Claim, folder: str | Path | None) -> str:
         seeds = f"{len(record.seeds)} seed" + "s" * (len(record.seeds) != 1)
         lines.append(
             f"* Tier: {record.tier}, {seeds}. `{record.command}`, {record.device}, "
-            f"torch {record.versions.get('torch', '?')}, {record.date}, {cost(record)}."
+            f"torch {record.versions.get('torch', '?')}, {record.date}, "
+            f"{cost(record, folder)}."
         )
     if claim.note:
         lines.append(f"* {claim.note}")

@@ -614,14 +614,14 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
 
 def experiment(args: argparse.Namespace) -> dict[str, Any]:
     """Run a named experiment and write its record to results/."""
-    from .experiments import run
+    from .experiments import rehearse, run
 
     if args.name == "list":
         from .experiments import EXPERIMENTS
 
         return {name: row.claim for name, row in EXPERIMENTS.items()}
     refuse_dtype(args)
-    return run(
+    return (rehearse if args.rehearse else run)(
         args.name,
         root=args.root,
         seed=args.seed,
@@ -1355,6 +1355,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("name", help='a name, or "list"')
     p.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")
     p.add_argument("--work", default="runs", help="keeps finished parts (runs)")
+    p.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="two steps of each training, to see that all runs, and what it takes at "
+        "the size for --device, which need not be there",
+    )
     verb(verbs, shared, "report", report)
     return parser
 
@@ -1416,7 +1422,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dtype is None and args.verb not in TRAINING:
         args.dtype = "float32"
     try:
-        check_device(args.device)
+        if not getattr(args, "rehearse", False):  # which may name a GPU elsewhere
+            check_device(args.device)
         show(args.run(args), args.json)
     except (ValueError, FileNotFoundError, ImportError) as error:
         if args.debug:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -1113,7 +1114,7 @@ def measure_guidance_schedules(setting: Setting) -> dict[str, Any]:
     study, values = study_of(setting), {}
     saved = [study.run(Variant(), seed)[-1] for seed in SEEDS]
     config = ScaleTransformer.from_pretrained(saved[0]).config
-    count = GUIDED_SAMPLES[torch.device(setting.device).type]
+    count = GUIDED_SAMPLES[ledger.kind(setting.device)]
     values |= rows({"each set": {"images": count}})
     for name, sampling in GUIDANCE.items():
         how = {"sampling": sampling, "count": count, "seed": 1}
@@ -1293,6 +1294,23 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
+def experiment(name: str, told: Setting) -> Experiment:
+    """The experiment of a name, if it takes the setting.
+
+    Raises:
+        ValueError: no experiment of that name, or a seed for one that takes none.
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
+    if told.seed and not EXPERIMENTS[name].seeded:
+        raise ValueError(
+            f"{name} takes no --seed, got {told.seed}: it draws nothing, or its seeds "
+            "are part of what it claims; leave --seed out. These take one: "
+            f"{', '.join(k for k, v in EXPERIMENTS.items() if v.seeded)}"
+        )
+    return EXPERIMENTS[name]
+
+
 def run(name: str, **setting: Any) -> dict[str, Any]:
     """Run a named experiment and write its record.
 
@@ -1304,15 +1322,8 @@ def run(name: str, **setting: Any) -> dict[str, Any]:
         ValueError: no experiment of that name, or a seed for one that takes none.
         FileNotFoundError: no folder for the record, before anything is measured.
     """
-    if name not in EXPERIMENTS:
-        raise ValueError(f"name must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
-    row, told = EXPERIMENTS[name], Setting(**setting)
-    if told.seed and not row.seeded:
-        raise ValueError(
-            f"{name} takes no --seed, got {told.seed}: it draws nothing, or its seeds "
-            "are part of what it claims; leave --seed out. These take one: "
-            f"{', '.join(k for k, v in EXPERIMENTS.items() if v.seeded)}"
-        )
+    told = Setting(**setting)
+    row = experiment(name, told)
     own = told.out is not None and name != "judge"  # whose --out is the model's
     target = Path(str(told.out)) if own else records.results_dir()
     with ledger.opened(row.counted) as account:
@@ -1320,4 +1331,52 @@ def run(name: str, **setting: Any) -> dict[str, Any]:
     facts = {"claim": row.claim, "tier": "tiny model", "seeds": [told.seed]}
     facts |= account.facts()
     record = write_record(target, name=name, **(facts | measured))
+    return {k: v["mean"] for k, v in record.values.items()}
+
+
+def rehearse(name: str, **setting: Any) -> dict[str, Any]:
+    """Run an experiment with two steps of each training, and write what it takes.
+
+    All else is done in full, in a folder that is removed. The device says whose size is
+    rehearsed; where it is not there, a CPU computes. The measurements are thrown away;
+    the record NAME-rehearsal has the operations of the whole experiment and, from the
+    second step of each training, about its seconds on this machine.
+
+    Raises:
+        ValueError: as `run`, or an experiment that does not count operations.
+        FileNotFoundError: no folder for the record, before anything is done.
+    """
+    told = Setting(**setting)
+    row, size = experiment(name, told), told.device.partition(":")[0]
+    if size not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got {told.device!r}")
+    if not row.counted:
+        raise ValueError(
+            f"{name} can't be rehearsed: it times compiled code, whose operations "
+            "nobody counts; run it"
+        )
+    target = Path(told.out) if told.out is not None else records.results_dir()
+    here = told.device if size == "cpu" or torch.cuda.is_available() else "cpu"
+    Path(told.work).mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=told.work, prefix="rehearsal-") as work,
+        ledger.Rehearsal(size).running() as left_out,
+        ledger.opened() as account,
+    ):
+        row.measure(replace(told, device=here, work=work, out=f"{work}/out"))
+        facts = account.facts()
+    values = {
+        "operations": facts.pop("flops"),
+        "seconds, about": facts["wall_seconds"] + left_out.seconds,
+        "training steps left out": left_out.steps,
+    }
+    record = write_record(
+        target,
+        name=f"{name}-rehearsal",
+        claim=f"What {name} takes, at the size for {size}.",
+        tier="tiny model",
+        seeds=[told.seed],
+        values={key: single(value) for key, value in values.items()},
+        **facts,
+    )
     return {k: v["mean"] for k, v in record.values.items()}

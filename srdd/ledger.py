@@ -1,9 +1,13 @@
 """What the parts of an experiment took, those that earlier runs had kept too.
 
 `opened` starts the account of a process, `part` and `once` keep a part with its cost in
-a file, `at_once` does several at the same time. A part that was kept brings its cost along, with its commit and its device, so
-that a run that was stopped and went on says what its parts took. Only the seconds of a
-part that was itself stopped on the way are lost.
+a file, `at_once` does several at the same time. A part that was kept brings its cost
+along, with its commit and its device, so that a run that was stopped and went on says
+what its parts took. Only the seconds of a part that was itself stopped on the way are
+lost.
+
+In a `Rehearsal` each training makes two steps and is counted as if it made all: what an
+experiment takes is known before it is run, or where it cannot be.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -259,6 +263,58 @@ def at_once(
             each.result()
 
 
+@dataclass
+class Rehearsal:
+    """What trainings leave out; while it is `running` they make two steps each.
+
+    Args:
+        size: kind of device whose size of an experiment is rehearsed.
+        steps: that were not made.
+        seconds: that they would have taken, by the second step of each training.
+    """
+
+    size: str
+    steps: int = 0
+    seconds: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[Rehearsal]:
+        """Trainings inside are rehearsed."""
+        token = REHEARSAL.set(self)
+        try:
+            yield self
+        finally:
+            REHEARSAL.reset(token)
+
+    def fit(
+        self,
+        task: Watched,
+        config: TrainConfig,
+        out: str | Path,
+        on_save: Callable[[int, nn.Module], None] | None = None,
+        **options: Any,
+    ) -> nn.Module:
+        """Two steps of a training, then all its marks as the network then is."""
+        few = min(2, config.steps)
+        short = replace(config, steps=few, save_every=few)
+        made = training.fit(task, short, out, **options)
+        every = range(config.save_every, config.steps, config.save_every)
+        for step in (*every, config.steps) if on_save else ():
+            on_save(step, made)
+        self.steps += config.steps - few
+        self.seconds += task.seconds * (config.steps - few)
+        return made
+
+
+REHEARSAL: ContextVar[Rehearsal | None] = ContextVar("rehearsal", default=None)
+
+
+def kind(device: str) -> str:
+    """Kind of device an experiment has its size for: where it runs, or is rehearsed."""
+    rehearsal = REHEARSAL.get()
+    return rehearsal.size if rehearsal else torch.device(device).type
+
+
 class Watched:
     """A training task whose steps are numbered, and counted all or one for all.
 
@@ -275,6 +331,7 @@ class Watched:
     def __init__(self, task: Task, counter: Operations, one_step: bool) -> None:
         self.task, self.counter, self.one_step = task, counter, one_step
         self.steps, self.each, self.start = 0, 0.0, 0.0
+        self.began, self.seconds = 0.0, 0.0
         self.silent = ExitStack()
 
     def __getattr__(self, name: str) -> Any:
@@ -284,7 +341,7 @@ class Watched:
         """The losses of a step, which is counted or not until `after`."""
         self.silent.close()  # a step that was skipped had no end
         self.steps += 1
-        self.start = self.counter.total
+        self.start, self.began = self.counter.total, time.monotonic()
         if self.one_step and self.steps > 2:
             self.silent.enter_context(_disable_current_modes())
         return self.task.losses(batch, step)
@@ -294,6 +351,7 @@ class Watched:
         self.silent.close()
         if self.steps <= 2 or not self.one_step:
             self.each = self.counter.total - self.start
+        self.seconds = time.monotonic() - self.began
         self.task.after(step, optimizers)
 
 
@@ -322,9 +380,10 @@ def fit(
     if one_step is None:
         weight = next(iter(task.modules.values())).parameters()
         one_step = next(weight).device.type != "cpu"
-    watched = Watched(task, account.counter, one_step)
+    watched, rehearsal = Watched(task, account.counter, one_step), REHEARSAL.get()
+    run = rehearsal.fit if rehearsal else training.fit
     try:
-        made = training.fit(watched, config, out, **options)
+        made = run(watched, config, out, **options)
     finally:
         watched.silent.close()
     counted = min(watched.steps, 2) if one_step else watched.steps

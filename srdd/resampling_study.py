@@ -36,6 +36,7 @@ from torch import Tensor
 
 from .data import digest
 from .distillation import generation_flops
+from .ledger import kind
 from .quantization import Step
 from .resampling import (
     MaskHeadTask,
@@ -418,8 +419,8 @@ class Passes:
         self.plain, self.heads, self.both = map(
             self.study_of, (TransformerTask, MaskHeadTask, MaskTask)
         )
-        kind = torch.device(device).type
-        self.size, self.shipped_size = SIZES[kind], SHIPPED_SIZES[kind]
+        size = kind(device)
+        self.size, self.shipped_size = SIZES[size], SHIPPED_SIZES[size]
 
     def study_of(self, task: MakeTask) -> Study:
         """The study of Fashion-MNIST, for one kind of training."""

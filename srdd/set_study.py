@@ -19,7 +19,7 @@ from .data import ImageSet, open_images
 from .features import train_judge
 from .figures import image_grid
 from .files import load_tensors, save_tensors
-from .ledger import at_once, once, opened
+from .ledger import at_once, kind, once, opened
 from .metrics import Judge, Reference, features_of, score
 from .scales import ScaleSchedule
 from .studies import (
@@ -155,7 +155,7 @@ def planned(name: str, device: str) -> SetPlan:
 
     On a GPU a trial has networks of the full size, so that its steps can be timed.
     """
-    plan, small = SETS[name], torch.device(device).type == "cpu"
+    plan, small = SETS[name], kind(device) == "cpu"
     if small:
         plan = replace(plan, **plan.on_cpu)
     if not os.environ.get("SRDD_FAST"):

@@ -415,7 +415,8 @@ def crossing(costs: Sequence[float], values: Sequence[float], level: float) -> f
     """Cost at which a falling curve reaches a level, by straight lines."""
     for i in range(1, len(values)):
         if values[i] <= level <= values[i - 1]:
-            share = (values[i - 1] - level) / (values[i - 1] - values[i])
+            fall = values[i - 1] - values[i]
+            share = (values[i - 1] - level) / fall if fall else 0.0
             return costs[i - 1] + share * (costs[i] - costs[i - 1])
     return float("nan")
 

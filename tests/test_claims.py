@@ -445,6 +445,11 @@ def test_a_record_that_was_written_shows_every_value_that_is_promised(claim):
 def test_a_claim_says_what_was_kept_from_earlier_runs(tmp_path):
     found = record(tmp_path, {"x": single(1.0)})
     assert cost(replace(found, wall_seconds=1234.4)) == "1,234 s"
+    rows = {"operations": single(3.14e12)}
+    record(tmp_path, rows, name=f"{found.name}-rehearsal")
+    assert cost(replace(found, wall_seconds=9.0), tmp_path) == (
+        "9 s, about 3.1 TFLOP by a rehearsal"
+    )
     kept = [{"commit": "abc", "device": "GPU", "parts": 2, "seconds": 9, "flops": 1}]
     found = replace(found, wall_seconds=9.0, flops=2.5e12, kept=kept)
     assert cost(found) == "9 s, 2.5 TFLOP, 2 parts kept from commit abc"

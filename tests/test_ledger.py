@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from srdd import experiments, ledger
+from srdd.cli import main
 from srdd.data import colour_shapes, fashion_slice, loader
 from srdd.experiments import EXPERIMENTS, Experiment, Setting, run
 from srdd.features import JudgeTask
@@ -258,3 +259,81 @@ def test_a_step_that_fails_leaves_counting_as_it_was(tmp_path):
         before = account.facts()["flops"]
         product()
     assert account.facts()["flops"] == before + PRODUCT
+
+
+# ------------------------------------------------------------- rehearsals
+def small_study(setting):
+    """An experiment: a training with marks, a measurement of each, a size by device."""
+    count = {"cpu": 32, "cuda": 64}[ledger.kind(setting.device)]
+    study = Study(setting.work)
+    study.train = fashion_slice().subset(range(64))
+    study.test = fashion_slice().subset(range(64, 64 + count))
+    saved = study.run(Variant(1, 16, 1, steps=22, batch=8, lr=1e-3), 0, marks=4)
+    losses = [study.cross_entropy(folder)["mean"] for folder in saved]
+    return {"values": {"marks": single(len(losses)), "loss": single(losses[-1])}}
+
+
+@pytest.fixture
+def rehearsed(tmp_path, monkeypatch):
+    """Rehearse the small study, with records and kept parts below two folders."""
+    monkeypatch.setattr("srdd.records.results_dir", lambda start=".": tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("c", small_study))
+    work = str(tmp_path / "work")
+    return lambda **setting: experiments.rehearse("toy", work=work, **setting)
+
+
+def test_a_rehearsal_counts_what_the_whole_takes_and_leaves_no_trace(
+    rehearsed, tmp_path
+):
+    found = rehearsed()
+    assert found["training steps left out"] == 20 and found["seconds, about"] > 0
+    record = read_record("toy-rehearsal", tmp_path)
+    assert record.claim == "What toy takes, at the size for cpu."
+    assert record.flops is None and record.device
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["toy-rehearsal.json", "work"]
+    assert not list((tmp_path / "work").iterdir())
+    whole = run("toy", work=str(tmp_path / "work"))
+    assert whole["marks"] == 4
+    flops = read_record("toy", tmp_path).flops
+    assert found["operations"] == pytest.approx(flops, rel=0.01)
+
+
+def test_a_rehearsal_has_the_size_of_a_device_that_is_not_there(rehearsed, tmp_path):
+    small, large = rehearsed()["operations"], rehearsed(device="cuda")["operations"]
+    assert 1.02 * small < large < 2 * small  # images, not steps
+    assert "size for cuda" in read_record("toy-rehearsal", tmp_path).claim
+    assert ledger.kind("cuda:1") == "cuda" and ledger.REHEARSAL.get() is None
+    assert rehearsed(out=str(tmp_path / "mine"))["operations"] == small
+    assert (tmp_path / "mine" / "toy-rehearsal.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "name, setting, words",
+    [
+        ("var-gpu", {}, "var-gpu can't be rehearsed: .* compiled code"),
+        ("nothing", {}, "name must be one of"),
+        ("theorem", {"device": "tpu"}, "device must be cpu or cuda, got 'tpu'"),
+        ("study-size", {"seed": 1}, "takes no --seed"),
+    ],
+)
+def test_what_cannot_be_rehearsed_is_refused(name, setting, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        experiments.rehearse(name, work=str(tmp_path / "work"), **setting)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rehearsal_that_fails_ends(rehearsed, tmp_path, monkeypatch):
+    broken = Experiment("c", lambda told: {"values": 1 / 0})
+    monkeypatch.setitem(EXPERIMENTS, "toy", broken)
+    with pytest.raises(ZeroDivisionError):
+        rehearsed()
+    assert ledger.REHEARSAL.get() is None and not list((tmp_path / "work").iterdir())
+
+
+def test_the_command_line_rehearses(rehearsed, tmp_path, capsys):
+    words = ["experiment", "toy", "--rehearse", "--device", "cuda", "--json"]
+    assert main([*words, "--work", str(tmp_path / "work")]) == 0
+    assert json.loads(capsys.readouterr().out)["training steps left out"] == 20
+    assert main(["experiment", "var-gpu", "--rehearse"]) == 2
+    assert "can't be rehearsed" in capsys.readouterr().err
