@@ -102,6 +102,7 @@ def test_two_variants_are_told_apart_by_difference_and_error():
 
 def test_time_to_equal_quality_is_read_off_the_curves():
     assert crossing([1, 2, 3], [9.0, 5.0, 1.0], 3.0) == 2.5
+    assert crossing([1, 2], [3.0, 3.0], 3.0) == 1
     slow = [[{"q": 9.0, "t": 1}], [{"q": 5.0, "t": 2}], [{"q": 1.0, "t": 3}]]
     fast = [[{"q": 5.0, "t": 1}], [{"q": 3.0, "t": 2}], [{"q": 2.0, "t": 3}]]
     (row,) = time_to_equal(slow, fast, "q", "t")
