@@ -233,6 +233,7 @@ def quality_table(record: Record) -> str:
         "neighbour": "neighbour",
     }
     names = {
+        "reconstructions": "reconstructions by the tokenizer",
         "test": "the test images themselves",
         "train": "training images",
         "blur": "test images, blurred by 0.7 pixels",
@@ -248,8 +249,9 @@ def quality_table(record: Record) -> str:
             markdown_table(rows),
             "",
             "rel-FD is FD in units of that of the blurred images. Neighbour: distance "
-            "to the nearest training image, 1 being that of real test images. One "
-            f"training run; ± is the spread over {len(record.seeds)} sampling seeds.",
+            "to the nearest training image, 1 being that of real test images. Samples "
+            "are painted by the slim decoder of chapter 11. One training run; "
+            f"± is the spread over {len(record.seeds)} sampling seeds.",
             "",
             f"Tier: {record.tier}. `{record.command}`, {record.device}, "
             f"torch {record.versions['torch']}, {record.date}.",
