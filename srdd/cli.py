@@ -1358,8 +1358,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--rehearse",
         action="store_true",
-        help="two steps of each training, to see that all runs, and what it takes at "
-        "the size for --device, which need not be there",
+        help="two steps of each training, one batch of each set of samples: to see that "
+        "all runs, and what it takes at the size for --device, which need not be there",
     )
     verb(verbs, shared, "report", report)
     return parser

@@ -1335,12 +1335,13 @@ def run(name: str, **setting: Any) -> dict[str, Any]:
 
 
 def rehearse(name: str, **setting: Any) -> dict[str, Any]:
-    """Run an experiment with two steps of each training, and write what it takes.
+    """Run an experiment with a part of its work, and write what the whole takes.
 
-    All else is done in full, in a folder that is removed. The device says whose size is
-    rehearsed; where it is not there, a CPU computes. The measurements are thrown away;
-    the record NAME-rehearsal has the operations of the whole experiment and, from the
-    second step of each training, about its seconds on this machine.
+    Each training makes two steps, each set of samples one batch; all else is done in
+    full, in a folder that is removed. The device says whose size is rehearsed; where it
+    is not there, a CPU computes. The measurements are thrown away; the record
+    NAME-rehearsal has the operations of the whole experiment and, by the step and the
+    batch that stood for the others, about its seconds on this machine.
 
     Raises:
         ValueError: as `run`, or an experiment that does not count operations.
@@ -1369,6 +1370,7 @@ def rehearse(name: str, **setting: Any) -> dict[str, Any]:
         "operations": facts.pop("flops"),
         "seconds, about": facts["wall_seconds"] + left_out.seconds,
         "training steps left out": left_out.steps,
+        "batches of samples left out": left_out.batches,
     }
     record = write_record(
         target,

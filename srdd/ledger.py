@@ -6,14 +6,15 @@ along, with its commit and its device, so that a run that was stopped and went o
 what its parts took. Only the seconds of a part that was itself stopped on the way are
 lost.
 
-In a `Rehearsal` each training makes two steps and is counted as if it made all: what an
-experiment takes is known before it is run, or where it cannot be.
+In a `Rehearsal` each training makes two steps and each set of samples one batch, and
+they are counted as if they made all: what an experiment takes is known before it is run,
+or where it cannot be.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -265,21 +266,22 @@ def at_once(
 
 @dataclass
 class Rehearsal:
-    """What trainings leave out; while it is `running` they make two steps each.
+    """What is left out while it is `running`: steps of trainings, batches of samples.
 
     Args:
         size: kind of device whose size of an experiment is rehearsed.
-        steps: that were not made.
-        seconds: that they would have taken, by the second step of each training.
+        steps, batches: that were not made.
+        seconds: that they would have taken, by those that stood for them.
     """
 
     size: str
     steps: int = 0
+    batches: int = 0
     seconds: float = 0.0
 
     @contextmanager
     def running(self) -> Iterator[Rehearsal]:
-        """Trainings inside are rehearsed."""
+        """What is inside is rehearsed."""
         token = REHEARSAL.set(self)
         try:
             yield self
@@ -313,6 +315,27 @@ def kind(device: str) -> str:
     """Kind of device an experiment has its size for: where it runs, or is rehearsed."""
     rehearsal = REHEARSAL.get()
     return rehearsal.size if rehearsal else torch.device(device).type
+
+
+def each(make: Callable[[slice], Any], parts: Iterable[slice]) -> Iterator[Any]:
+    """What is made of each part; in a rehearsal the first of a length is that of all."""
+    rehearsal, account = REHEARSAL.get(), CURRENT.get()
+    known: dict[int, tuple[Any, float, float]] = {}
+    for part in parts:
+        if not rehearsal or not account or not account.counter:
+            yield make(part)
+            continue
+        counter, length = account.counter, part.stop - part.start
+        if length not in known:
+            before, began = counter.total, time.monotonic()
+            made = make(part)
+            known[length] = made, counter.total - before, time.monotonic() - began
+        else:
+            made, flops, seconds = known[length]
+            counter.total += flops
+            rehearsal.batches += 1
+            rehearsal.seconds += seconds
+        yield made
 
 
 class Watched:

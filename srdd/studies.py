@@ -30,7 +30,7 @@ from .files import (
     token_fingerprint,
     write_json,
 )
-from .ledger import fit, once, part
+from .ledger import each, fit, once, part
 from .metrics import Images, Judge, Reference, features_of, score
 from .records import single, spread
 from .resampling import resample
@@ -154,15 +154,19 @@ def drawn(
         progress: show a bar.
     """
     seeds, parts = image_seeds(seed, len(labels)), batches(model, len(labels))
-    for own in tqdm(parts, disable=not progress, leave=False):
-        yield resample(model, tokenizer, labels[own], config=sampling, seeds=seeds[own])
+
+    def make(own: slice) -> Sampled:
+        how = {"config": sampling, "seeds": seeds[own]}
+        return resample(model, tokenizer, labels[own], **how)
+
+    yield from each(make, tqdm(parts, disable=not progress, leave=False))
 
 
 def batches(model: ScaleTransformer, count: int) -> list[slice]:
     """Parts of so many images, larger ones where a model is on a GPU."""
     on_cpu = model.head.weight.device.type == "cpu"
     size = BATCH if on_cpu else GPU_BATCH
-    return [slice(at, at + size) for at in range(0, count, size)]
+    return [slice(at, min(at + size, count)) for at in range(0, count, size)]
 
 
 class Study(FashionSets):

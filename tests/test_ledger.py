@@ -270,6 +270,7 @@ def small_study(setting):
     study.test = fashion_slice().subset(range(64, 64 + count))
     saved = study.run(Variant(1, 16, 1, steps=22, batch=8, lr=1e-3), 0, marks=4)
     losses = [study.cross_entropy(folder)["mean"] for folder in saved]
+    study.measure(saved[-1], count=40)  # three batches of 12, one of 4
     return {"values": {"marks": single(len(losses)), "loss": single(losses[-1])}}
 
 
@@ -278,6 +279,7 @@ def rehearsed(tmp_path, monkeypatch):
     """Rehearse the small study, with records and kept parts below two folders."""
     monkeypatch.setattr("srdd.records.results_dir", lambda start=".": tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("srdd.studies.BATCH", 12)
     monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("c", small_study))
     work = str(tmp_path / "work")
     return lambda **setting: experiments.rehearse("toy", work=work, **setting)
@@ -288,6 +290,7 @@ def test_a_rehearsal_counts_what_the_whole_takes_and_leaves_no_trace(
 ):
     found = rehearsed()
     assert found["training steps left out"] == 20 and found["seconds, about"] > 0
+    assert found["batches of samples left out"] == 2
     record = read_record("toy-rehearsal", tmp_path)
     assert record.claim == "What toy takes, at the size for cpu."
     assert record.flops is None and record.device
