@@ -39,7 +39,7 @@ from .distillation import (
     with_schedule,
 )
 from .files import load_tensors, save_tensors
-from .ledger import fit, once
+from .ledger import each, fit, once
 from .metrics import (
     FeatureMoments,
     accuracy,
@@ -49,7 +49,7 @@ from .metrics import (
     relative_fd,
 )
 from .sampling import SampleConfig, image_seeds, sample
-from .studies import MakeTask, Study, Variant, drawn, encoding_digest
+from .studies import MakeTask, Study, Variant, batches, drawn, encoding_digest
 from .tokenizer import Tokenizer, psnr
 from .training import TOKENIZER_TRAINING, TrainConfig, TransformerTask
 from .transformer import ScaleTransformer
@@ -368,12 +368,16 @@ class Schedules:
         @torch.no_grad()
         def found() -> dict[str, float]:
             tokens = study.draws(saved, sampling, self.samples)
-            parts = zip(*(ids.split(250) for ids in tokens), strict=True)
-            images = (painter.decode([x.to(self.device) for x in p]) for p in parts)
             labels = torch.arange(self.samples) % len(study.test.classes)
+
+            def seen(part: slice) -> torch.Tensor:
+                images = painter.decode([x[part].to(self.device) for x in tokens])
+                return features_of(study.judge, images)
+
+            parts = batches(study.judge, self.samples)
+            features = torch.cat(list(each(seen, parts)))
             if every:
-                return study.judged(images, labels)
-            features = features_of(study.judge, images)
+                return study.scored(features, labels)
             answers = study.judge.classify(features.to(self.device))
             return study.scores(features) | {"accuracy": accuracy(answers, labels)}
 

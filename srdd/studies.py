@@ -162,9 +162,9 @@ def drawn(
     yield from each(make, tqdm(parts, disable=not progress, leave=False))
 
 
-def batches(model: ScaleTransformer, count: int) -> list[slice]:
-    """Parts of so many images, larger ones where a model is on a GPU."""
-    on_cpu = model.head.weight.device.type == "cpu"
+def batches(model: nn.Module, count: int) -> list[slice]:
+    """Parts of so many images, larger ones where a network is on a GPU."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
     size = BATCH if on_cpu else GPU_BATCH
     return [slice(at, min(at + size, count)) for at in range(0, count, size)]
 
@@ -322,9 +322,12 @@ class Study(FashionSets):
 
     def judged(self, images: Images, labels: Tensor) -> dict[str, float]:
         """All measures of images of some classes, computed on the study's device."""
-        features = features_of(self.judge, images).to(self.device)
+        return self.scored(features_of(self.judge, images), labels)
+
+    def scored(self, features: Tensor, labels: Tensor) -> dict[str, float]:
+        """All measures of the features of such images."""
         real = replace(self.reference, real=self.reference.real.to(self.device))
-        return score(self.judge, features, real, labels)
+        return score(self.judge, features.to(self.device), real, labels)
 
     def cross_entropy(self, saved: Path, count: int = 2000) -> dict[str, float]:
         """Cross-entropy on test images, nats per token: each scale and the mean."""
