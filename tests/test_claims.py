@@ -442,6 +442,12 @@ def test_a_record_that_was_written_shows_every_value_that_is_promised(claim):
     assert not any(math.isnan(value["mean"]) for value in made.values.values())
 
 
+def test_a_rehearsal_counts_what_the_record_does():
+    """Of an experiment that has both, and whose record left nothing out."""
+    whole, part = (read_record(f"smaller-sizes{w}") for w in ("", "-rehearsal"))
+    assert part.values["operations"]["mean"] == pytest.approx(whole.flops, rel=1e-3)
+
+
 def test_a_claim_says_what_was_kept_from_earlier_runs(tmp_path):
     found = record(tmp_path, {"x": single(1.0)})
     assert cost(replace(found, wall_seconds=1234.4)) == "1,234 s"
