@@ -246,7 +246,7 @@ def at_once(
     device: str,
     processes: int,
 ) -> None:
-    """Do jobs that keep what they find: in turn on a CPU, side by side on a GPU.
+    """Do jobs that keep what they find: side by side on a GPU, else in turn.
 
     Args:
         run: a function of a module; on a GPU it is called in another process, so it
@@ -255,7 +255,7 @@ def at_once(
         device: where the jobs compute.
         processes: at most so many at the same time on a GPU.
     """
-    if torch.device(device).type == "cpu":
+    if torch.device(device).type == "cpu" or REHEARSAL.get():
         for job in jobs:
             run(*job)
         return

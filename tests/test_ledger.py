@@ -311,6 +311,13 @@ def test_a_rehearsal_has_the_size_of_a_device_that_is_not_there(rehearsed, tmp_p
     assert (tmp_path / "mine" / "toy-rehearsal.json").is_file()
 
 
+def test_a_rehearsal_stays_in_its_process_on_a_gpu_too():
+    done = []
+    with ledger.Rehearsal("cuda").running():
+        ledger.at_once(done.append, [(1,), (2,)], "cuda", 2)
+    assert done == [1, 2]
+
+
 @pytest.mark.parametrize(
     "name, setting, words",
     [
