@@ -909,7 +909,10 @@ def headline(record: Record) -> list[str]:
 
 
 def cost(record: Record, folder: str | Path | None = None) -> str:
-    """What a run took: its seconds, operations if they are known, parts it kept."""
+    """What a run took: its seconds, operations if they are known, parts it kept.
+
+    A rehearsal speaks for a run of the same size, that of a CPU or of a GPU.
+    """
     found = f"{record.wall_seconds:,.0f} s"
     if record.flops is not None:
         found += f", {plain(record.flops / 1e12, 3)} TFLOP"
@@ -920,7 +923,8 @@ def cost(record: Record, folder: str | Path | None = None) -> str:
             pass
         else:
             tera = other.values["operations"]["mean"] / 1e12
-            found += f", about {plain(tera, 2)} TFLOP by a rehearsal"
+            if ("cuda" in other.command) == ("cuda" in record.command):
+                found += f", about {plain(tera, 2)} TFLOP by a rehearsal"
     if kept := sum(group["parts"] for group in record.kept):
         commits = ", ".join(sorted({group["commit"] for group in record.kept}))
         found += f", {kept} part{'s' * (kept != 1)} kept from commit {commits}"

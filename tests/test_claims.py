@@ -456,6 +456,8 @@ def test_a_claim_says_what_was_kept_from_earlier_runs(tmp_path):
     assert cost(replace(found, wall_seconds=9.0), tmp_path) == (
         "9 s, about 3.1 TFLOP by a rehearsal"
     )
+    other = replace(found, command="srdd experiment x --device cuda")  # another size
+    assert cost(replace(other, wall_seconds=9.0), tmp_path) == "9 s"
     kept = [{"commit": "abc", "device": "GPU", "parts": 2, "seconds": 9, "flops": 1}]
     found = replace(found, wall_seconds=9.0, flops=2.5e12, kept=kept)
     assert cost(found) == "9 s, 2.5 TFLOP, 2 parts kept from commit abc"
