@@ -1339,8 +1339,9 @@ def rehearse(name: str, **setting: Any) -> dict[str, Any]:
 
     Each training makes two steps, each set of samples one batch; all else is done in
     full, in a folder that is removed. The device says whose size is rehearsed; where it
-    is not there, a CPU computes. The measurements are thrown away; the record
-    NAME-rehearsal has the operations of the whole experiment and, by the step and the
+    is not there, a CPU computes. The measurements are thrown away; what is chosen by
+    them, as the finalists of `resampling`, is chosen otherwise than in earnest, and
+    counted so. The record NAME-rehearsal has the operations of the whole experiment and, by the step and the
     batch that stood for the others, about its seconds on this machine.
 
     Raises:
