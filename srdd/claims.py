@@ -701,7 +701,7 @@ CLAIMS = (
         ),
         lower("no quantizer/rel_fd", "1024 codes/rel_fd"),
         (
-            ("fashion-quality", f"{QUALITY}/rel_fd", "rel-FD, samples"),
+            ("fashion-quality", f"{QUALITY}/rel_fd", "rel-FD, samples, slim decoder"),
             ("fashion-quality", "train/rel_fd", "floor of rel-FD, training images"),
             *photographs(
                 ("rel-FD, 1,024 codes", "1024 codes/rel_fd"),
@@ -924,7 +924,7 @@ def cost(record: Record, folder: str | Path | None = None) -> str:
         else:
             tera = other.values["operations"]["mean"] / 1e12
             if ("cuda" in other.command) == ("cuda" in record.command):
-                found += f", about {plain(tera, 2)} TFLOP by a rehearsal"
+                found += f", about {plain(tera, 3)} TFLOP by a rehearsal"
     if kept := sum(group["parts"] for group in record.kept):
         commits = ", ".join(sorted({group["commit"] for group in record.kept}))
         found += f", {kept} part{'s' * (kept != 1)} kept from commit {commits}"

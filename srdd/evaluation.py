@@ -154,7 +154,7 @@ def evaluate_model(
     known = None if order is None else order[real.labels]
     made = features_of(net, sampled(pipe, wanted, setting))
     lpips, missing = learned_distance(setting.device)
-    passed = reconstructions(net, pipe.tokenizer, real, setting.device, lpips)
+    passed = reconstructions(net, pipe.painter, real, setting.device, lpips)
     asked = None if order is None else wanted
     bound = reference if count > net.width else replace(reference, unit=math.nan)
     floors = halves(net, reference, known, made, asked)
@@ -350,7 +350,7 @@ def evaluation_notes(
 ) -> list[str]:
     """What a reader of the table has to know."""
     notes = [
-        "Reconstructed: real images through the tokenizer. Real halves: one random "
+        "Reconstructed: real images through the tokenizer, painted as samples are. Real halves: one random "
         "half against the other, the floor of the samples that are as many as a half. "
         "Blurred: real images, by 0.7 pixels; where there is an FD, theirs is the unit "
         "of rel-FD.",

@@ -68,7 +68,7 @@ from .transformer import ScaleTransformer
 
 BATCH, MARKS = 250, 4
 SAMPLING_SEEDS, SOME = 3, 2500
-PAIR = {"Markovian": "fashion", "causal twin": "fashion-causal"}
+PAIR = dict(zip(("Markovian", "causal twin"), MODELS, strict=True))
 
 
 @dataclass(frozen=True)
@@ -1365,8 +1365,9 @@ def rehearse(name: str, **setting: Any) -> dict[str, Any]:
         ledger.Rehearsal(size).running() as left_out,
         ledger.opened() as account,
     ):
-        row.measure(replace(told, device=here, work=work, out=f"{work}/out"))
-        facts = account.facts()
+        made = row.measure(replace(told, device=here, work=work, out=f"{work}/out"))
+        facts = {"tier": "tiny model", "seeds": [told.seed]}
+        facts |= {key: made[key] for key in facts if key in made} | account.facts()
     values = {
         "operations": facts.pop("flops"),
         "seconds, about": facts["wall_seconds"] + left_out.seconds,
@@ -1377,8 +1378,6 @@ def rehearse(name: str, **setting: Any) -> dict[str, Any]:
         target,
         name=f"{name}-rehearsal",
         claim=f"What {name} takes, at the size for {size}.",
-        tier="tiny model",
-        seeds=[told.seed],
         values={key: single(value) for key, value in values.items()},
         **facts,
     )

@@ -442,6 +442,13 @@ def test_a_record_that_was_written_shows_every_value_that_is_promised(claim):
     assert not any(math.isnan(value["mean"]) for value in made.values.values())
 
 
+def test_samples_are_painted_by_the_decoder_whose_reconstructions_are_nearer():
+    """What chapter 14 says below the table of the shipped models."""
+    found = read_record("slim-decoder").values
+    own, slim = (found[f"{n}/rel_fd"]["mean"] for n in ("teacher", "10 x 2, sharpened"))
+    assert slim < own
+
+
 def test_a_rehearsal_counts_what_the_record_does():
     """Of an experiment that has both, and whose record left nothing out."""
     whole, part = (read_record(f"smaller-sizes{w}") for w in ("", "-rehearsal"))
@@ -451,10 +458,10 @@ def test_a_rehearsal_counts_what_the_record_does():
 def test_a_claim_says_what_was_kept_from_earlier_runs(tmp_path):
     found = record(tmp_path, {"x": single(1.0)})
     assert cost(replace(found, wall_seconds=1234.4)) == "1,234 s"
-    rows = {"operations": single(3.14e12)}
+    rows = {"operations": single(3.14e14)}
     record(tmp_path, rows, name=f"{found.name}-rehearsal")
     assert cost(replace(found, wall_seconds=9.0), tmp_path) == (
-        "9 s, about 3.1 TFLOP by a rehearsal"
+        "9 s, about 314 TFLOP by a rehearsal"
     )
     other = replace(found, command="srdd experiment x --device cuda")  # another size
     assert cost(replace(other, wall_seconds=9.0), tmp_path) == "9 s"
