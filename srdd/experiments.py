@@ -20,7 +20,7 @@ from .data import ImageSet, digest, open_images, permutation
 from .distillation import generation_flops, shortened
 from .fast import Timing
 from .features import feature_net, shipped_judge, train_judge
-from .files import encode_images
+from .files import encode_images, read_json, resolve_model
 from .gpu_speed import gpu_suite
 from .likelihood import count_collisions
 from .metrics import (
@@ -486,34 +486,34 @@ def measure_collisions(setting: Setting) -> dict[str, Any]:
     return {"values": values}
 
 
-MASKS = ("markov", "causal")
+def trained_as(name: str) -> Variant:
+    """What a shipped transformer was trained as, by its own manifest."""
+    own = ScaleTransformer.from_pretrained(name).config
+    made = read_json(resolve_model(name) / "manifest.json")["training"]["train.json"]
+    how = {key: value for key, value in made["train"].items() if key != "save_every"}
+    size = {key: how.pop(key) for key in ("steps", "batch", "lr")}
+    how |= {"log_every": 20}
+    return Variant(own.depth, own.width, own.heads, own.mask, **size, training=how)
 
 
 def measure_training(setting: Setting) -> dict[str, Any]:
-    """Training loss of the shipped pair by steps, from the logs below `root`.
-
-    Raises:
-        FileNotFoundError: a log is not there; they are not part of the package.
-    """
-    folder = Path(setting.root or ".")
-    logs = {mask: folder / f"model-{mask}-training" / "log.jsonl" for mask in MASKS}
-    if missing := [str(log) for log in logs.values() if not log.is_file()]:
-        raise FileNotFoundError(
-            "fashion-training reads the logs of both trainings of the shipped pair, "
-            f"which are not shipped; missing: {', '.join(missing)}. To make new ones "
-            "train the pair again, with the train.json that `srdd info fashion` shows: "
-            "srdd train fashion --tokenizer fashion --mask markov --depth 4 --width 128 "
-            "--heads 4 --config train.json --out D/model-markov, the same with causal "
-            "for markov, then give --root D"
-        )
-    measured = {}
-    for mask, log in logs.items():
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
+    """The transformers of the shipped pair, trained once more as they were."""
+    study, values = study_of(setting), {}
+    for name in MODELS:
+        variant = trained_as(name)
+        *_, last = study.run(variant, setting.seed, marks=10)
+        log = (study.folder(variant, setting.seed) / "log.jsonl").read_text()
+        lines = [json.loads(line) for line in log.splitlines()]
         losses = {line["step"]: line["loss/model"] for line in lines}
         for end in range(100, max(losses) + 1, 100):
             near = [v for step, v in losses.items() if end - 100 < step <= end]
-            measured[f"{mask} {end}"] = {"cross_entropy": sum(near) / len(near)}
-    return {"values": rows(measured)}
+            mean = {"cross_entropy": sum(near) / len(near)}
+            values |= rows({f"{variant.mask} {end}": mean})
+        shipped = ScaleTransformer.from_pretrained(name)
+        shipped = shipped.save_pretrained(study.work / "studies" / f"shipped-{name}")
+        for who, saved in (("again", last), ("as shipped", shipped)):
+            values |= rows({f"{variant.mask}, {who}": cross_entropy(study, saved)})
+    return {"values": values}
 
 
 def measure_speed(setting: Setting) -> dict[str, Any]:
@@ -1168,6 +1168,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-training": Experiment(
         "The training loss of the shipped pair has not stopped falling.",
         measure_training,
+        seeded=True,
     ),
     "study-size": Experiment(
         "Half the steps and half the width are told apart with three seeds.",
@@ -1339,10 +1340,10 @@ def rehearse(name: str, **setting: Any) -> dict[str, Any]:
 
     Each training makes two steps, each set of samples one batch; all else is done in
     full, in a folder that is removed. The device says whose size is rehearsed; where it
-    is not there, a CPU computes. The measurements are thrown away; what is chosen by
-    them, as the finalists of `resampling`, is chosen otherwise than in earnest, and
-    counted so. The record NAME-rehearsal has the operations of the whole experiment and, by the step and the
-    batch that stood for the others, about its seconds on this machine.
+    is not there, a CPU computes. The measurements are thrown away; what an experiment
+    chooses by them, as `resampling` its finalists, is chosen as in its record, if it has
+    one. The record NAME-rehearsal has the operations of the whole experiment and, by
+    the step and the batch that stood for the others, about its seconds on this machine.
 
     Raises:
         ValueError: as `run`, or an experiment that does not count operations.

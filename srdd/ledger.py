@@ -32,7 +32,7 @@ from torch.utils.flop_counter import flop_registry
 from . import training
 from .data import digest
 from .files import read_json, write_json
-from .records import BEGAN, commit_id, device_name
+from .records import BEGAN, commit_id, device_name, read_record
 from .training import Task, TrainConfig
 
 
@@ -315,6 +315,21 @@ def kind(device: str) -> str:
     """Kind of device an experiment has its size for: where it runs, or is rehearsed."""
     rehearsal = REHEARSAL.get()
     return rehearsal.size if rehearsal else torch.device(device).type
+
+
+def recalled(name: str) -> dict[str, float]:
+    """What the record of a name says, in a rehearsal; else, or without one, nothing.
+
+    What is measured in a rehearsal says nothing, so what an experiment chooses by its
+    measures is chosen there as it was when the record was made.
+    """
+    if REHEARSAL.get() is None:
+        return {}
+    try:
+        values = read_record(name).values
+    except FileNotFoundError:
+        return {}
+    return {key: value["mean"] for key, value in values.items()}
 
 
 def each(make: Callable[[slice], Any], parts: Iterable[slice]) -> Iterator[Any]:

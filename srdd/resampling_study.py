@@ -36,7 +36,7 @@ from torch import Tensor
 
 from .data import digest
 from .distillation import generation_flops
-from .ledger import kind
+from .ledger import kind, recalled
 from .quantization import Step
 from .resampling import (
     MaskHeadTask,
@@ -311,6 +311,7 @@ class Screen:
         settings: what is tried without passes.
         measure: gives the measures of some networks, each of them sampled so.
         tried: the plans.
+        record: what a rehearsal chooses by, see `srdd.ledger.recalled`.
     """
 
     def __init__(
@@ -318,14 +319,20 @@ class Screen:
         settings: Mapping[str, SampleConfig],
         measure: Callable[[SampleConfig], Runs],
         tried: Mapping[str, Plan] = PLANS,
+        record: str = "resampling",
     ) -> None:
         self.settings, self.measure = dict(settings), cache(measure)
-        self.tried = tried
+        self.tried, self.known = tried, recalled(record)
 
-    def level(self, sampling: SampleConfig) -> float:
-        """Mean rel-FD over the networks: what is chosen by."""
-        found = [run["rel_fd"] for run in self.measure(sampling)]
-        return sum(found) / len(found)
+    def best(self, tried: Mapping[str, SampleConfig]) -> list[str]:
+        """Names of settings or plans by their mean rel-FD over the networks."""
+
+        def level(name: str) -> float:
+            found = [run["rel_fd"] for run in self.measure(tried[name])]
+            mean = sum(found) / len(found)
+            return self.known.get(f"screen, {name}/rel_fd", mean)
+
+        return sorted(tried, key=level)
 
     @cached_property
     def drafts(self) -> tuple[SampleConfig, SampleConfig]:
@@ -333,7 +340,7 @@ class Screen:
 
         Or the best that does not, if it does.
         """
-        found = sorted(self.settings.values(), key=self.level)
+        found = [self.settings[name] for name in self.best(self.settings)]
         other = next(s for s in found if truncates(s) != truncates(found[0]))
         return found[0], other
 
@@ -368,10 +375,10 @@ class Screen:
 
         plans = {n: s for n, s in self.plans.items() if s.resampling.law != "same"}
         limit = max(CHEAP * cost(self.tuned), min(map(cost, plans.values())))
-        cheap = [name for name in plans if cost(plans[name]) <= limit]
-        dear = [name for name in plans if name not in cheap]
-        best = [min(n, key=lambda x: self.level(plans[x])) for n in (cheap, dear)]
-        return best[0], best[1]
+        found = self.best(plans)
+        cheap = [name for name in found if cost(plans[name]) <= limit]
+        dear = [name for name in found if name not in cheap]
+        return cheap[0], dear[0]
 
     def values(self) -> dict[str, dict[str, Any]]:
         """Values of a record: all that was tried."""
@@ -413,6 +420,9 @@ class Passes:
 
     base = Variant()
     """The network of every comparison; the study size."""
+
+    record, shipped_record = "resampling", "fashion-resampling"
+    """Of these experiments."""
 
     def __init__(self, work: str, root: str | None, device: str = "cpu") -> None:
         self.place = work, root, device
@@ -482,7 +492,7 @@ class Passes:
             saved = map(self.headed, self.size.screen_seeds)
             return [self.measured(folder, sampling, **how) for folder in saved]
 
-        return Screen(self.size.settings, measure, self.size.plans)
+        return Screen(self.size.settings, measure, self.size.plans, self.record)
 
     @cached_property
     def shipped_screen(self) -> Screen:
@@ -498,7 +508,7 @@ class Passes:
             saved = map(self.shipped, size.screen_seeds)
             return [self.measured(folder, sampling, **how) for folder in saved]
 
-        return Screen(size.settings, measure, size.plans)
+        return Screen(size.settings, measure, size.plans, self.shipped_record)
 
     def equal_width(self, sampling: SampleConfig, flops: float, blocks: int = 0) -> int:
         """Width of the widest study-size network that costs no more."""

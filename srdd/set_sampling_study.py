@@ -78,6 +78,7 @@ class SetPasses(OfSet, Passes):
 
     def __init__(self, *known: Any) -> None:
         super().__init__(*known)
+        self.record = f"{known[0]}-passes"
         self.base = self.plain.variants["markov"]
         count = min(SIZE.samples, self.plan.samples)
         self.size = replace(

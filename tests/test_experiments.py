@@ -1,7 +1,6 @@
 """Experiments: a row each, kept in parts, with their operations counted."""
 
 import inspect
-import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from srdd import experiments
+from srdd.data import fashion_slice
 from srdd.experiments import (
     EXPERIMENTS,
     SMALLER_SIZES,
@@ -21,7 +21,7 @@ from srdd.experiments import (
 )
 from srdd.ledger import Operations
 from srdd.records import read_record, single
-from srdd.studies import Variant
+from srdd.studies import Study, Variant
 
 
 def test_a_part_is_measured_once_for_a_commit(tmp_path, monkeypatch):
@@ -113,30 +113,41 @@ def test_a_seed_is_used_or_refused(name, tmp_path, monkeypatch):
     assert run(name) == {"x": 1.0}
 
 
-def test_missing_logs_of_a_training_are_named_with_what_makes_them(tmp_path):
-    told = Setting(root=str(tmp_path))
-    with pytest.raises(
-        FileNotFoundError, match="srdd train fashion .*--root D"
-    ) as said:
-        experiments.measure_training(told)
+def test_the_shipped_pair_is_trained_again_as_it_was(tmp_path, monkeypatch):
+    as_shipped, rows = experiments.trained_as, 40
+    pair = {name: as_shipped(name) for name in experiments.MODELS}
+    assert [variant.mask for variant in pair.values()] == ["markov", "causal"]
+    for variant in pair.values():
+        how = variant.train_config(0, 1)
+        assert (variant.depth, variant.width, variant.heads) == (4, 128, 4)
+        assert (how.steps, how.batch, how.lr, how.ema) == (2000, 128, 2e-3, 0.996)
+        assert (how.dtype, how.warmup, how.seed) == ("bfloat16", 100, 0)
+
+    def short(name):
+        small = {"depth": 1, "width": 16, "heads": 1, "steps": 200, "batch": 2}
+        return replace(as_shipped(name), **small)
+
+    def study_of(setting):
+        made = Study(setting.work)
+        made.train = fashion_slice().subset(range(rows))
+        made.test = fashion_slice().subset(range(rows, 2 * rows))
+        return made
+
+    monkeypatch.setattr(experiments, "trained_as", short)
+    monkeypatch.setattr(experiments, "study_of", study_of)
+    values = experiments.measure_training(Setting(work=str(tmp_path)))["values"]
+    losses = {
+        f"{mask} {step}/cross_entropy"
+        for mask in ("markov", "causal")
+        for step in (100, 200)
+    }
+    assert losses < set(values)
     for mask in ("markov", "causal"):
-        assert f"model-{mask}-training" in str(said.value)
-    for mask, loss in (("markov", 2.0), ("causal", 1.0)):
-        log = tmp_path / f"model-{mask}-training" / "log.jsonl"
-        log.parent.mkdir()
-        lines = [{"step": step, "loss/model": loss} for step in (50, 100, 150, 200)]
-        log.write_text("\n".join(map(json.dumps, lines)))
-    values = experiments.measure_training(told)["values"]
-    assert values["markov 100/cross_entropy"]["mean"] == 2.0
-    assert values["causal 200/cross_entropy"]["mean"] == 1.0 and len(values) == 4
-
-
-def test_what_makes_the_logs_is_what_made_the_shipped_model():
-    from srdd.files import read_json, resolve_model
-
-    made = read_json(resolve_model("fashion") / "manifest.json")["training"]
-    for word in ("--mask markov", "--depth 4 --width 128 --heads 4", "--config train"):
-        assert word in made["transformer"] and "steps" in made["train.json"]["train"]
+        again, shipped = (
+            values[f"{mask}, {who}/cross_entropy"]["mean"]
+            for who in ("again", "as shipped")
+        )
+        assert 2 < shipped < 4 < again  # two hundred steps of two images
 
 
 class ToyStudy:

@@ -1,12 +1,15 @@
 """The study of chapter 10: what is compared costs the same, and is chosen by rule."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from srdd import resampling, resampling_study
+from srdd import ledger, resampling, resampling_study
 from srdd.data import fashion_slice
+from srdd.experiments import EXPERIMENTS
+from srdd.records import read_record
 from srdd.resampling import resample
 from srdd.resampling_study import (
     CURVES,
@@ -128,6 +131,30 @@ def test_finalists_are_the_best_cheap_plan_and_the_best_other_that_asks_a_networ
     values = made.values()
     assert values["screen, halton, 1 pass/rel_fd"]["mean"] == pytest.approx(0.8)
     assert len(values) == 3 * (len(PLANS) + len(SETTINGS))
+
+
+def test_a_rehearsal_chooses_what_its_record_did(monkeypatch):
+    """What is measured in it says nothing; the record of the GPU's size is there."""
+    with ledger.Rehearsal("cuda").running():
+        made = Passes("runs", None)
+        assert made.record == "resampling" and made.shipped_record in EXPERIMENTS
+
+        def measure(sampling):
+            config = Variant(network={"mask_blocks": 1}).config(
+                made.plain.tokenizer, 10
+            )
+            return [{"rel_fd": 1.0} | made.cost(config, sampling)]
+
+        recalled = Screen(SIZES["cuda"].settings, measure, SIZES["cuda"].plans)
+    finalists = recalled.finalists
+    blind = Screen(SIZES["cuda"].settings, measure, SIZES["cuda"].plans)
+    assert recalled.known and not blind.known
+    rows = {key.split("/")[0] for key in read_record("resampling").values}
+    assert {f"width 64, {name}" for name in finalists} < rows
+    assert not {f"width 64, {name}" for name in blind.finalists} < rows
+    monkeypatch.setattr("srdd.records.results_dir", lambda: Path("nowhere"))
+    with ledger.Rehearsal("cuda").running():
+        assert ledger.recalled("resampling") == {}
 
 
 def test_where_no_plan_is_cheap_the_cheapest_are_in_their_place():
