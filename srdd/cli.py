@@ -1129,9 +1129,8 @@ def law_options(p: argparse.ArgumentParser) -> dict[str, Any]:
     return each
 
 
-def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
+def sample_options(p: argparse.ArgumentParser) -> None:
     """``srdd sample``."""
-    p = verb(verbs, shared, "sample", sample)
     p.add_argument("model", help='folder, shipped name ("fashion") or hub id')
     p.add_argument(
         "--classes", default="all", help="all, none, or ids and names: 0,Bag"
@@ -1155,10 +1154,10 @@ def add_sample(verbs: Any, shared: argparse.ArgumentParser) -> None:
         metavar="K",
         help="when all scales are drawn, go back to scale K, from 0, and draw on",
     )
-    add_passes(p, each)
+    pass_options(p, each)
 
 
-def add_passes(p: argparse.ArgumentParser, each: dict[str, Any]) -> None:
+def pass_options(p: argparse.ArgumentParser, each: dict[str, Any]) -> None:
     """Options of the passes over a scale."""
     plan = p.add_argument_group(
         "passes that draw tokens again (chapter 10)",
@@ -1210,32 +1209,25 @@ def add_passes(p: argparse.ArgumentParser, each: dict[str, Any]) -> None:
     )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    from . import __version__
-
-    parser = argparse.ArgumentParser(
-        prog="srdd",
-        epilog=EXAMPLES,
-        description="Next-scale image generation with a Markovian transformer.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    shared = common()
-    add_sample(verbs, shared)
-    p = verb(verbs, shared, "reconstruct", reconstruct)
+def reconstruct_options(p: argparse.ArgumentParser) -> None:
+    """``srdd reconstruct``."""
     p.add_argument("model", help="tokenizer or model")
     p.add_argument("images", help="folder, or fashion-slice")
     p.add_argument("--count", type=positive, default=16, help="images shown (16)")
     p.add_argument("--zoom", type=positive, default=2, help="pixels per pixel (2)")
-    p = verb(verbs, shared, "train-tokenizer", train_tokenizer)
+
+
+def train_tokenizer_options(p: argparse.ArgumentParser) -> None:
+    """``srdd train-tokenizer``."""
     training_options(p)
     p.add_argument("--size", type=int, default=32, help="pixels per side (32)")
     p.add_argument("--channels", type=int, default=3, help="3 colour, 1 grey (3)")
     p.add_argument("--vocab", type=int, default=512, help="codes (512)")
     loss_options(p)
-    p = verb(verbs, shared, "slim-decoder", slim_decoder)
+
+
+def slim_decoder_options(p: argparse.ArgumentParser) -> None:
+    """``srdd slim-decoder``."""
     p.add_argument("model", help="tokenizer or whole model, the teacher")
     training_options(p, init=False)
     p.add_argument(
@@ -1265,10 +1257,16 @@ def build_parser() -> argparse.ArgumentParser:
         default=6000,
         help="learn from so many photographs, and as many samples; kept in memory (6000)",
     )
-    p = verb(verbs, shared, "tokenize", tokenize)
+
+
+def tokenize_options(p: argparse.ArgumentParser) -> None:
+    """``srdd tokenize``."""
     data_options(p)
     token_options(p)
-    p = verb(verbs, shared, "train", train)
+
+
+def train_options(p: argparse.ArgumentParser) -> None:
+    """``srdd train``."""
     training_options(p)
     token_options(p)
     p.add_argument("--tokens", default=None, help="token file made by tokenize")
@@ -1290,14 +1288,20 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --init and --mask-blocks: train the mask head alone",
     )
-    p = verb(verbs, shared, "info", info)
+
+
+def info_options(p: argparse.ArgumentParser) -> None:
+    """``srdd info``."""
     p.add_argument("model", help="folder, shipped name, or a preset: d16")
     p.add_argument("--batch", type=int, default=1, help="images, for memory (1)")
     p.add_argument(
         "--mask", choices=MASKS, help="count as with this mask (the model's own)"
     )
     law_options(p)
-    p = verb(verbs, shared, "convert", convert)
+
+
+def convert_options(p: argparse.ArgumentParser) -> None:
+    """``srdd convert``."""
     p.add_argument(
         "files", nargs="+", help="tokenizer and transformer, .pth or .safetensors"
     )
@@ -1311,7 +1315,10 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--lenient", action="store_true", help="drop names that the layout lacks"
     )
-    p = verb(verbs, shared, "eval", evaluate)
+
+
+def eval_options(p: argparse.ArgumentParser) -> None:
+    """``srdd eval``."""
     p.add_argument("model", help='folder, shipped name ("fashion") or hub id')
     p.add_argument(
         "--data",
@@ -1343,7 +1350,10 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("judge", "efficientnet", "inception"),
         help="feature network (the judge for clothes, else efficientnet)",
     )
-    p = verb(verbs, shared, "bench", bench)
+
+
+def bench_options(p: argparse.ArgumentParser) -> None:
+    """``srdd bench``."""
     p.add_argument(
         "--suite",
         default="fashion",
@@ -1351,7 +1361,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="the shipped pair, or a model of published size on a CPU or a GPU (fashion)",
     )
     p.add_argument("--repeats", type=int, default=20, help="rounds (20)")
-    p = verb(verbs, shared, "experiment", experiment)
+
+
+def experiment_options(p: argparse.ArgumentParser) -> None:
+    """``srdd experiment``."""
     p.add_argument("name", help='a name, or "list"')
     p.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")
     p.add_argument("--work", default="runs", help="keeps finished parts (runs)")
@@ -1361,7 +1374,42 @@ def build_parser() -> argparse.ArgumentParser:
         help="two steps of each training, one batch of each set of samples: to see that "
         "all runs, and what it takes at the size for --device, which need not be there",
     )
-    verb(verbs, shared, "report", report)
+
+
+VERBS: dict[str, tuple[Any, Any]] = {
+    "sample": (sample, sample_options),
+    "reconstruct": (reconstruct, reconstruct_options),
+    "train-tokenizer": (train_tokenizer, train_tokenizer_options),
+    "slim-decoder": (slim_decoder, slim_decoder_options),
+    "tokenize": (tokenize, tokenize_options),
+    "train": (train, train_options),
+    "info": (info, info_options),
+    "convert": (convert, convert_options),
+    "eval": (evaluate, eval_options),
+    "bench": (bench, bench_options),
+    "experiment": (experiment, experiment_options),
+    "report": (report, None),
+}
+"""What a verb does, and what adds its own options."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    from . import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="srdd",
+        epilog=EXAMPLES,
+        description="Next-scale image generation with a Markovian transformer.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    shared = common()
+    for name, (run, options) in VERBS.items():
+        own = verb(verbs, shared, name, run)
+        if options is not None:
+            options(own)
     return parser
 
 
