@@ -842,30 +842,11 @@ def transformer_start(
     args: argparse.Namespace, given: dict[str, Any], made: Any, images: Any
 ) -> Any:
     """The transformer to train: new, or ``--init``."""
-    from .distillation import shortened_transformer
     from .files import config_from_dict
-    from .resampling import with_mask_head
     from .transformer import ScaleTransformer, TransformerConfig
 
     if args.init:
-        old = ScaleTransformer.from_pretrained(args.init, device=args.device)
-        if old.config.schedule != made.tokenizer.schedule:
-            old = shortened_transformer(old, made.tokenizer.schedule)
-        config = replace(
-            old.config,
-            mask=args.mask or old.config.mask,
-            classes=len(images.classes),
-            groups=made.groups,
-        )
-        weights = old.state_dict()
-        if config.classes != old.config.classes:  # new classes start from "no class"
-            null = weights["class_embed.weight"][-1:]
-            weights["class_embed.weight"] = null.repeat(config.classes + 1, 1)
-        model = ScaleTransformer(config).to(args.device)
-        model.load_state_dict(weights)
-        if args.mask_blocks not in (None, config.mask_blocks):
-            model = with_mask_head(model, args.mask_blocks, args.seed)
-        return model.train()
+        return transformer_tuned(args, made, images)
     if args.frozen:
         raise ValueError("--frozen keeps a trained network: say --init too")
     mine = made.tokenizer.config
@@ -879,15 +860,36 @@ def transformer_start(
     } | given
     config = config_from_dict(TransformerConfig, fields_ | {"schedule": {"sides": [1]}})
     set_seed(args.seed)
+    codes = {"vocab": mine.vocab, "code_width": mine.code_width}
     return ScaleTransformer(
-        replace(
-            config,
-            schedule=mine.schedule,
-            vocab=mine.vocab,
-            code_width=mine.code_width,
-            groups=made.groups,
-        )
+        replace(config, schedule=mine.schedule, groups=made.groups, **codes)
     )
+
+
+def transformer_tuned(args: argparse.Namespace, made: Any, images: Any) -> Any:
+    """The transformer of ``--init``, for the scales and classes at hand."""
+    from .distillation import shortened_transformer
+    from .resampling import with_mask_head
+    from .transformer import ScaleTransformer
+
+    old = ScaleTransformer.from_pretrained(args.init, device=args.device)
+    if old.config.schedule != made.tokenizer.schedule:
+        old = shortened_transformer(old, made.tokenizer.schedule)
+    config = replace(
+        old.config,
+        mask=args.mask or old.config.mask,
+        classes=len(images.classes),
+        groups=made.groups,
+    )
+    weights = old.state_dict()
+    if config.classes != old.config.classes:  # new classes start from "no class"
+        null = weights["class_embed.weight"][-1:]
+        weights["class_embed.weight"] = null.repeat(config.classes + 1, 1)
+    model = ScaleTransformer(config).to(args.device)
+    model.load_state_dict(weights)
+    if args.mask_blocks not in (None, config.mask_blocks):
+        model = with_mask_head(model, args.mask_blocks, args.seed)
+    return model.train()
 
 
 def sampling_options(pipe: Any, args: argparse.Namespace) -> Any:

@@ -128,14 +128,9 @@ def evaluate_model(
         ValueError: other classes than the model's, too few images, no network.
     """
     pipe = Pipeline.from_pretrained(name, device=setting.device)
-    shape = pipe.tokenizer.image_shape
-    reading = {
-        "root": setting.root,
-        "side": shape[1],
-        "channels": shape[0],
-        "on_error": on_error,
-        "upsample": upsample,
-    }
+    channels, side, _ = pipe.tokenizer.image_shape
+    reading = {"side": side, "channels": channels, "root": setting.root}
+    reading |= {"on_error": on_error, "upsample": upsample}
     real = open_images(data, **reading)
     count = len(real) if count is None else count
     if min(len(real), count) < LEAST:
@@ -144,44 +139,78 @@ def evaluate_model(
             f"need at least {LEAST} of each: give more"
         )
     order = class_order(pipe.classes, real.classes)
-    features = features or suited_features(shape, real.classes)
-    net = feature_net(features, setting.device)
-    if isinstance(net, Judge) and tuple(pipe.classes) != FASHION_CLASSES:
-        net.foreign = True  # it names clothes, not these classes
+    net = suited_net(pipe, real, features, setting.device)
     points = None if train is None else features_of(net, open_images(train, **reading))
     reference = Reference.of(net, real, points)
     wanted = shuffled_labels(real, order, count, len(pipe.classes))
-    known = None if order is None else order[real.labels]
     made = features_of(net, sampled(pipe, wanted, setting))
-    lpips, missing = learned_distance(setting.device)
-    passed = reconstructions(net, pipe.painter, real, setting.device, lpips)
+    known = None if order is None else order[real.labels]
     asked = None if order is None else wanted
-    bound = reference if count > net.width else replace(reference, unit=math.nan)
     floors = halves(net, reference, known, made, asked)
+    passed, missing = reconstructed(net, pipe, real, setting.device, reference, known)
     sets = {
-        "samples": score(net, made, bound, asked),
-        "reconstructed": score(net, passed.pop("features"), reference, known)
-        | {key: value.mean().item() for key, value in passed.items()},
+        "samples": scored_samples(net, made, asked, reference, known),
+        "reconstructed": passed,
         **floors,
         "blurred": score(net, reference.soft, reference, known),
         "noise": evaluate(net, noise_like(real), reference),
     }
-    if known is not None and getattr(net, "foreign", False):
-        sets["samples"]["voted"] = voted_accuracy(made, wanted, reference.real, known)
+    against = {row: len(real) // 2 if row in floors else len(real) for row in sets}
     return {
         "model": name,
         "data": real.name,
         "features": net.name,
-        "sets": {
-            row: shown(
-                found,
-                net.name,
-                len(real) // 2 if row in floors else len(real),
-            )
-            for row, found in sets.items()
-        },
+        "sets": {k: shown(found, net.name, against[k]) for k, found in sets.items()},
         "notes": evaluation_notes(net, real, count, order, train) + missing,
     }
+
+
+def suited_net(
+    pipe: Pipeline, real: ImageSet, features: str | None, device: str
+) -> FeatureNet:
+    """The feature network that was asked for, or the one that suits the images."""
+    shape = pipe.tokenizer.image_shape
+    net = feature_net(features or suited_features(shape, real.classes), device)
+    if isinstance(net, Judge) and tuple(pipe.classes) != FASHION_CLASSES:
+        net.foreign = True  # it names clothes, not these classes
+    return net
+
+
+def scored_samples(
+    net: FeatureNet,
+    made: Tensor,
+    asked: Tensor | None,
+    reference: Reference,
+    known: Tensor | None,
+) -> dict[str, float]:
+    """The measures of samples.
+
+    Args:
+        made: their features, `asked` the classes they were made for.
+        reference: all real images, `known` their classes, if they have any.
+    """
+    few = len(made) <= net.width  # for a covariance
+    found = score(
+        net, made, replace(reference, unit=math.nan) if few else reference, asked
+    )
+    if known is not None and getattr(net, "foreign", False):
+        found["voted"] = voted_accuracy(made, asked, reference.real, known)
+    return found
+
+
+def reconstructed(
+    net: FeatureNet,
+    pipe: Pipeline,
+    real: ImageSet,
+    device: str,
+    reference: Reference,
+    known: Tensor | None,
+) -> tuple[dict[str, float], list[str]]:
+    """The measures of real images after the tokenizer; why one is missing."""
+    lpips, missing = learned_distance(device)
+    passed = reconstructions(net, pipe.painter, real, device, lpips)
+    found = score(net, passed.pop("features"), reference, known)
+    return found | {k: value.mean().item() for k, value in passed.items()}, missing
 
 
 def evaluate_published(
