@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MASKS', 'MKL_TRAINS', 'BACKENDS', 'key_start', 'dense_mask', 'attend_dense', 'attend_keys', 'onednn', 'Product',
-           'of_intel', 'project', 'product_flops', 'Linear', 'OfLength', 'of_length', 'seen_parts', 'attend_packed',
-           'attend_flex', 'attend', 'KeyValueCache']
+           'of_intel', 'project', 'product_flops', 'Linear', 'norm_of', 'OfLength', 'of_length', 'seen_parts',
+           'attend_packed', 'attend_flex', 'attend', 'KeyValueCache']
 
 # %% ../nbs/05_attention.ipynb #exported-imports
 import math
@@ -175,6 +175,11 @@ class Linear(nn.Linear):
         return project(x, self.weight, self.bias, gelu)
 
 # %% ../nbs/05_attention.ipynb #of-length
+def norm_of(x: Tensor) -> Tensor:
+    """Lengths ``(..., 1)`` of vectors, not 0."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+
+
 class OfLength(torch.autograd.Function):
     """`of_length`, whose backward pass is one formula instead of ten calls."""
 
@@ -182,16 +187,15 @@ class OfLength(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, length: Tensor) -> Tensor:
         """The vectors; x and the new lengths are kept."""
         ctx.save_for_backward(x, length)
-        return (F.normalize(x, dim=-1) * length).to(x.dtype)
+        return (x * (length / norm_of(x))).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of x and of the lengths, (eq-attention-length)."""
         x, length = ctx.saved_tensors
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
-        unit = x / norm
-        along = (grad * unit).sum(-1, keepdim=True)
-        for_x = torch.addcmul(grad, unit, along, value=-1) * (length / norm)
+        norm = norm_of(x)
+        along = (grad * x).sum(-1, keepdim=True) / norm
+        for_x = torch.addcmul(grad, x, along / norm, value=-1) * (length / norm)
         return for_x.to(x.dtype), along.sum_to_size(length.shape).to(length.dtype)
 
 
@@ -204,7 +208,7 @@ def of_length(x: Tensor, length: Tensor) -> Tensor:
     """
     if torch.is_grad_enabled():
         return OfLength.apply(x, length)
-    return (F.normalize(x, dim=-1) * length).to(x.dtype)
+    return (x * (length / norm_of(x))).to(x.dtype)
 
 # %% ../nbs/05_attention.ipynb #attend-packed
 def seen_parts(x: Tensor, schedule: ScaleSchedule, mask: str) -> Sequence[Tensor]:
