@@ -538,9 +538,9 @@ def measure_speed(setting: Setting) -> dict[str, Any]:
 
 
 def rounds(name: str, numbers: list[float]) -> dict[str, Any]:
-    """A measure over the rounds of a run, with its quartiles."""
-    timing = Timing.of(numbers)
-    ends = {f"{name}, low": single(timing.low), f"{name}, high": single(timing.high)}
+    """A measure over the rounds of a run, with its median and quartiles."""
+    timing = asdict(Timing.of(numbers))
+    ends = {f"{name}, {e}": single(timing[e]) for e in ("low", "median", "high")}
     return {name: spread(numbers)} | ends
 
 
