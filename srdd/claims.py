@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .decoder_study import EQUAL
 from .presets import MODELS, WIDE, write_presets
 from .records import (
     Record,
@@ -67,16 +68,19 @@ def margin(value: dict[str, float | int | None]) -> float:
 def gap(record: Record, one: str, other: str) -> tuple[float, float]:
     """Difference ``one - other`` of two values, and how far off it may be.
 
-    A KID of a single run brings its own error, from ten parts of the images.
+    A KID of a single run brings its own error, from ten parts of the images. The
+    degrees of freedom are Welch's: spreads of unlike size count as fewer runs.
     """
-    means, errors, freedom = [], [], 0
+    means, squares, parts = [], 0.0, 0.0
     for key in (one, other):
         value, own = record.values[key], record.values.get(f"{key}_se")
         single_kid = value["n"] < 2 and own is not None
         means.append(value["mean"])
-        errors.append(own["mean"] if single_kid else error(value))
-        freedom += 9 if single_kid else value["n"] - 1
-    return means[0] - means[1], reach(freedom) * math.hypot(*errors)
+        square = (own["mean"] if single_kid else error(value)) ** 2
+        squares += square
+        parts += square**2 / (9 if single_kid else value["n"] - 1)
+    freedom = squares**2 / parts if parts else 1.0
+    return means[0] - means[1], reach(freedom) * math.sqrt(squares)
 
 
 def lower(one: str, other: str) -> Rule:
@@ -89,16 +93,38 @@ def lower(one: str, other: str) -> Rule:
     return rule
 
 
-def none_worse(higher_is_worse: Sequence[str], lower_is_worse: Sequence[str]) -> Rule:
-    """Rule: no difference is worse than zero beyond chance."""
+WORSE = {"rel_fd": 1, "kid_1000": 1, "cross_entropy": 1}
+"""Sign of a difference that is worse; of all other measures it is -1."""
+
+
+def worst(record: Record, name: str, key: str) -> float:
+    """By how much a measure may be worse, by chance: 19 times out of 20 by less."""
+    value = record.values[f"{name}/{key}"]
+    return WORSE.get(key, -1) * value["mean"] + margin(value)
+
+
+def as_good(name: str, full: str, measures: Sequence[str]) -> Rule:
+    """Rule: no difference is worse than zero beyond chance, nor may one be by much.
+
+    Args:
+        name: of differences, seed by seed, from the values named `full`.
+        measures: of which none may be worse by more than a twentieth of that value.
+    """
 
     def rule(record: Record) -> bool:
-        values = record.values
-        worse = [values[key]["mean"] > margin(values[key]) for key in higher_is_worse]
-        worse += [-values[key]["mean"] > margin(values[key]) for key in lower_is_worse]
-        return not any(worse)
+        for key in measures:
+            value, base = (record.values[f"{n}/{key}"] for n in (name, full))
+            beyond = WORSE.get(key, -1) * value["mean"] > margin(value)
+            if beyond or worst(record, name, key) > (EQUAL - 1) * base["mean"]:
+                return False
+        return True
 
     return rule
+
+
+def all_of(*rules: Rule) -> Rule:
+    """Rule: all of some rules."""
+    return lambda record: all(rule(record) for rule in rules)
 
 
 def above(key: str, level: float) -> Rule:
@@ -172,20 +198,12 @@ def ahead_at_equal_cost(measures: Sequence[str], cost: str, times: float) -> Rul
     return rule
 
 
-def cheap_and_equal(name: str, reference: str, saved: float) -> Rule:
-    """Rule: a set saves a share of the operations of another and is as good.
-
-    As good: its rel-FD, less that of the other seed by seed, is in the mean not above
-    its own spread, one standard deviation of these differences over the seeds.
-    """
+def cheaper(name: str, reference: str, share: float) -> Rule:
+    """Rule: a set saves a share of the operations of another."""
 
     def rule(record: Record) -> bool:
         mine, full = (record.values[f"{n}/flops"]["mean"] for n in (name, reference))
-        difference = record.values[f"{name}/{PAIRED}"]
-        if difference["sd"] is None:
-            raise ValueError("one measurement has no spread")
-        equal = difference["mean"] <= difference["sd"]
-        return mine <= (1 - saved) * full and equal
+        return mine <= (1 - share) * full
 
     return rule
 
@@ -251,6 +269,21 @@ def saved(name: str, reference: str, cost: str = "flops") -> Callable[[Record], 
     return show
 
 
+def may_be_worse(name: str, key: str) -> Callable[[Record], str]:
+    """Shows by how much a measure may be worse, by chance."""
+    return lambda record: plain(worst(record, name, key), 2)
+
+
+def with_error(key: str) -> Callable[[Record], str]:
+    """Shows a KID with the error that one set has, from ten parts of its images."""
+
+    def show(record: Record) -> str:
+        own = record.values[f"{key}_se"]["mean"]
+        return f"{record.text(key)} (error of one set {plain(own, 2)})"
+
+    return show
+
+
 def gigabytes(key: str) -> Callable[[Record], str]:
     """Shows bytes in GB, 1e9 of them."""
     return lambda record: f"{record.values[key]['mean'] / 1e9:.3g} GB"
@@ -279,7 +312,7 @@ class Claim:
     record: str | None = None
     shown: tuple[tuple[str, Shown], ...] = ()
     rule: Rule | None = None
-    also: tuple[tuple[str, str | Callable[[Record], str], str], ...] = ()
+    also: tuple[Other, ...] = ()
     note: str = ""
     testable: bool = True
 
@@ -292,7 +325,13 @@ MASKS = "markov minus causal"
 WHOLE, SECONDS = "retokenise 1-2-3-4-6-8", "CPU seconds of 64 images"
 ALONE, LEVERS = "schedule alone", "all levers"
 PAIRED, LESS = "rel-FD against the full list", "minus the full list"
-CHOSEN = "retokenise 1-2-3-6-8, guided, decoder 10 x 2"
+FULL_LIST, SHORT = f"{WHOLE}, guided", "retokenise 1-2-3-6-8, guided"
+CHOSEN = f"{SHORT}, decoder 10 x 2"
+BARE = f"{CHOSEN}, {LESS}"
+JUDGED = ("rel_fd", "kid_1000", "accuracy", "coverage")
+MEASURES = tuple(
+    zip(JUDGED, ("rel-FD", "KID x 1000", "accuracy", "coverage"), strict=True)
+)
 OTHER_SIDES = "retokenise 1-3-6-8, guided"
 SAVES = "operations that 1-3-6-8 saves"
 USUAL = "usual, causal 10"
@@ -319,25 +358,28 @@ def photographs(*pairs: tuple[str, str]) -> tuple[tuple[str, str, str], ...]:
     return tuple(found)
 
 
-def floors(count: int = 2500) -> tuple[tuple[str, str, str], ...]:
+Other = tuple[str, str | Callable[[Record], str], str]
+"""A value of a further record: its name, the key or a text, what it is."""
+
+
+def floors(count: int = 2500) -> tuple[Other, ...]:
     """What no network can beat with so many samples, and yardsticks, to stand beside.
 
     Real images have a distance too; blurred ones have a rel-FD of 1 by definition.
     """
-    known = (("rel-FD", "rel_fd"), ("KID x 1000", "kid_1000"))
-    found = [
-        ("study-floors", f"{count} {name}/{key}", f"floor of {title}, {count} {name}")
-        for name in ("training images", "reconstructions")
-        for title, key in known
-    ]
+    record, sets = "study-floors", ("training images", "reconstructions")
+    names = {f"{count} {name}": f"{count} {name}" for name in sets}
     if count == 10_000:
-        found = [
-            ("fashion-quality", f"train/{key}", f"floor of {title}, training images")
-            for title, key in known
-        ]
+        record, names = "fashion-quality", {"train": "training images"}
+    found: list[Other] = []
+    for name, text in names.items():
+        found.append((record, f"{name}/rel_fd", f"floor of rel-FD, {text}"))
+        kid = with_error(f"{name}/kid_1000")
+        found.append((record, kid, f"floor of KID x 1000, {text}"))
+    blurred = with_error("blur/kid_1000")
     return (
         *found,
-        ("fashion-quality", "blur/kid_1000", "KID x 1000, blurred by 0.7 pixels"),
+        ("fashion-quality", blurred, "KID x 1000, blurred by 0.7 pixels"),
         ("fashion-quality", "noise/rel_fd", "rel-FD, noise"),
     )
 
@@ -376,13 +418,29 @@ CLAIMS = (
             ("of KID x 1000", f"{MASKS}/kid_1000"),
             ("of accuracy", f"{MASKS}/accuracy"),
             ("of recall", f"{MASKS}/recall"),
+            ("of coverage", f"{MASKS}/coverage"),
             ("of nats per token", f"{MASKS}/cross_entropy"),
-            ("rel-FD, causal", "causal/rel_fd"),
-            ("KID x 1000, causal", "causal/kid_1000"),
+            *(
+                (f"{title}, causal", f"causal/{key}")
+                for title, key in (
+                    ("rel-FD", "rel_fd"),
+                    ("KID x 1000", "kid_1000"),
+                    ("accuracy", "accuracy"),
+                )
+            ),
+            *(
+                (f"Markovian may be worse in {title} by", may_be_worse(MASKS, key))
+                for title, key in (
+                    ("rel-FD", "rel_fd"),
+                    ("KID x 1000", "kid_1000"),
+                    ("accuracy", "accuracy"),
+                )
+            ),
         ),
-        none_worse(
-            [f"{MASKS}/{key}" for key in ("rel_fd", "kid_1000", "cross_entropy")],
-            [f"{MASKS}/{key}" for key in ("accuracy", "recall", "coverage")],
+        as_good(
+            MASKS,
+            "causal",
+            ("rel_fd", "kid_1000", "cross_entropy", "accuracy", "recall", "coverage"),
         ),
         (
             ("fashion-loss", "fashion, test/mean", "shipped Markovian, nats per token"),
@@ -397,8 +455,10 @@ CLAIMS = (
                 ("rel-FD, causal", "causal/rel_fd"),
             ),
         ),
-        note="Markovian minus causal, seed by seed. No measure is worse beyond chance; "
-        "recall and cross-entropy are a little better. With the first three seeds KID and "
+        note="Markovian minus causal, seed by seed. As good means that no measure is "
+        "worse beyond chance, nor may be, 19 times out of 20, by more than a twentieth; "
+        "that bound was added when all was known, and changed nothing here. "
+        "Recall and cross-entropy are a little better. With the first three seeds KID and "
         "accuracy looked worse, in one run beyond chance and in a later one not: five "
         "were added, and the verdict is that of all eight. On CIFAR-10 the cross-entropy is "
         "worse, beyond chance: chapter 7; on TinyImageNet-50 and Flowers5 no measure "
@@ -472,60 +532,56 @@ CLAIMS = (
         "S4",
         "A fifth less computation at the same quality.",
         SUMMARY,
-        "schedule-seeds",
+        "schedule-quality",
         (
-            ("rel-FD, full list, guided", f"{WHOLE}, guided/rel_fd"),
-            ("schedule alone, less that of the full list", f"{ALONE}/{PAIRED}"),
-            ("operations it saves", saved(ALONE, f"{WHOLE}, guided")),
-            ("all levers, less that of the full list", f"{LEVERS}/{PAIRED}"),
-            ("operations they save", saved(LEVERS, f"{WHOLE}, guided")),
-        ),
-        cheap_and_equal(LEVERS, f"{WHOLE}, guided", 0.2),
-        (
-            (
-                "schedule-seconds",
-                saved(CHOSEN, f"{WHOLE}, guided", SECONDS),
-                "CPU seconds they save",
-            ),
             *(
-                ("schedule-quality", f"{name}, {LESS}/{key}", f"{title}, {what}")
+                (f"{title} less the full list's, {what}", f"{name}, {LESS}/{key}")
                 for name, what in (
                     ("retokenise 1-2-3-6-8, guided", "schedule alone"),
                     (CHOSEN, "all levers"),
                 )
-                for key, title in (
-                    ("rel_fd", "trained again on a CPU, rel-FD less the full list's"),
-                    ("kid_1000", "KID x 1000"),
-                    ("accuracy", "accuracy"),
-                    ("coverage", "coverage"),
+                for key, title in MEASURES
+            ),
+            ("rel-FD, full list", f"{WHOLE}, guided/rel_fd"),
+            ("all levers may be worse in rel-FD by", may_be_worse(BARE, "rel_fd")),
+            ("operations that the schedule alone saves", saved(SHORT, FULL_LIST)),
+            ("operations that all levers save", saved(CHOSEN, FULL_LIST)),
+        ),
+        all_of(cheaper(CHOSEN, FULL_LIST, 0.2), as_good(BARE, FULL_LIST, JUDGED)),
+        (
+            (
+                "schedule-seconds",
+                saved(CHOSEN, FULL_LIST, SECONDS),
+                "CPU seconds that all levers save",
+            ),
+            *(
+                (
+                    "schedule-seeds",
+                    f"{what}/{PAIRED}",
+                    f"trained on a GPU, rel-FD less the full list's, {what}",
                 )
+                for what in (ALONE, LEVERS)
             ),
             *(
                 (
                     "cifar10-schedules",
                     f"{name}, {LESS}/rel_fd",
-                    f"CIFAR-10, {name}: same",
+                    f"CIFAR-10, rel-FD less the full list's, {name}",
                 )
-                for name in (
-                    "retokenise 1-2-3-6-8, guided",
-                    f"{WHOLE}, last not guided",
-                )
+                for name in (SHORT, f"{WHOLE}, last not guided")
             ),
             *floors(5000),
         ),
-        note="As good means: rel-FD, less that of the full list seed by seed, is in the "
-        "mean not above one standard deviation of these differences. That is stricter "
-        "than chance, was put in its place after the numbers were known, and changed no "
-        "verdict. All levers, as a screen chose them by a rule fixed beforehand: the list "
-        "1-2-3-6-8, guided at every scale, painted by a slim decoder of 10 channels and "
-        "2 blocks. The slim decoder saves most of it; the schedule alone is far from a "
-        "fifth. The verdict is on operations of layers as written, before a CPU folds "
-        "some; of its seconds, where drawing counts too, they save more than a fifth. "
-        "An earlier run, with other guidance and decoders, had said no. Three seeds would "
-        "miss a difference of an eighth of the rel-FD. Trained again on a "
-        "CPU, where seeds scatter less, a difference of about the same size is above its "
-        "standard deviation, so there the rule would say no; beyond chance coverage alone "
-        "is worse, by a little. On CIFAR-10 whatever of the list or of guidance saves "
+        note="As good is asked for as in S2. All levers, as a screen chose them by a rule "
+        "fixed beforehand: the list 1-2-3-6-8, guided at every scale, painted by a slim "
+        "decoder of 10 channels and 2 blocks. They save more than two fifths, nearly all "
+        "of it by the decoder. But coverage is worse, beyond chance, by a little, and rel-FD "
+        "may be by more than a twentieth: three seeds do not tell. The verdict depends on "
+        "the rule. Until all was known it was one standard deviation of the differences "
+        "over seeds, in rel-FD alone: so asked, three other seeds on a GPU say yes, and "
+        "these, which scatter less, say no. The decoder here learned to paint as its "
+        "teacher does; the sharpened one that the shipped models use came later, and was "
+        "not part of this. On CIFAR-10 whatever of the list or of guidance saves "
         "operations is worse, beyond chance; no slim decoder was tried there.",
     ),
     Claim(
@@ -546,10 +602,7 @@ CLAIMS = (
                 ("coverage", "coverage"),
             )
         ),
-        none_worse(
-            [f"{OTHER_SIDES}, {LESS}/{key}" for key in ("rel_fd", "kid_1000")],
-            [f"{OTHER_SIDES}, {LESS}/{key}" for key in ("accuracy", "coverage")],
-        ),
+        as_good(f"{OTHER_SIDES}, {LESS}", FULL_LIST, JUDGED),
         (
             *(
                 (record, f"{name}/rel_fd", f"rel-FD, {text}, {what}")
@@ -563,14 +616,14 @@ CLAIMS = (
                     (f"{WHOLE}, guided", "the full list"),
                 )
             ),
-            ("schedule-quality", saved(OTHER_SIDES, f"{WHOLE}, guided"), SAVES),
+            ("schedule-quality", saved(OTHER_SIDES, FULL_LIST), SAVES),
             *floors(5000),
         ),
         note="The paper's list, 1-3-5-8-13-16, is for maps of side 16; ours end at 8, "
         "and its likeness is 1-3-6-8, guided everywhere, shipped decoder. The rule asks "
-        "that it is not worse than the full list in rel-FD, KID, accuracy or coverage, "
-        "beyond chance, over three training seeds. It is, in all but accuracy, by a "
-        "little. An earlier rule asked for less, that on the screen with one seed no list "
+        "that it is as good as the full list, as in S2, in rel-FD, KID, accuracy and "
+        "coverage, over three training seeds. Beyond chance it is worse, in all but "
+        "accuracy, by a little. An earlier rule asked for less, that on the screen with one seed no list "
         "be both cheaper and better; by that one it was reproduced, and still would be, "
         "as would lists that are far worse and cheaper. The rule was changed after these "
         "numbers were known. Three seeds on a GPU, which scatter more, cannot tell the "
@@ -578,7 +631,7 @@ CLAIMS = (
     ),
     Claim(
         "S6",
-        "The Markovian model converges faster.",
+        "The Markovian model converges faster, counted in steps.",
         PAPER,
         "study-convergence",
         (
@@ -677,10 +730,14 @@ CLAIMS = (
         (
             *floors(),
             ("fashion-quality", f"{QUALITY}/rel_fd", "shipped model, rel-FD, guided"),
-            ("fashion-quality", "Markovian, not guided/rel_fd", "not guided"),
-            ("fashion-quality", f"{QUALITY}/kid_1000", "KID x 1000, guided"),
-            ("fashion-quality", "Markovian, not guided/kid_1000", "not guided"),
-            *(row for row in floors(10_000) if row[1].startswith("train/")),
+            ("fashion-quality", "Markovian, not guided/rel_fd", "rel-FD, not guided"),
+            ("fashion-quality", f"{QUALITY}/kid_1000", "its KID x 1000, guided"),
+            (
+                "fashion-quality",
+                "Markovian, not guided/kid_1000",
+                "KID x 1000, not guided",
+            ),
+            *floors(10_000)[:2],
         ),
         note="Three training seeds at study size; of the shipped model one training and "
         "three sampling seeds. The weights were chosen by the same judge, see the record "
@@ -699,7 +756,7 @@ CLAIMS = (
             ),
             ("rel-FD, shipped tokenizer", "shipped tokenizer/rel_fd"),
         ),
-        lower("no quantizer/rel_fd", "1024 codes/rel_fd"),
+        lower("1024 codes/psnr_db", "no quantizer/psnr_db"),
         (
             ("fashion-quality", f"{QUALITY}/rel_fd", "rel-FD, samples, slim decoder"),
             ("fashion-quality", "train/rel_fd", "floor of rel-FD, training images"),
@@ -710,12 +767,13 @@ CLAIMS = (
                 ("PSNR (dB), no quantizer", "no quantizer/psnr_db"),
             ),
         ),
-        note="Small tokenizers trained alike for 300 steps, three seeds each. With 1,024 "
+        note="Small tokenizers trained alike for 300 steps, three seeds each. The rule is "
+        "about PSNR; it was about rel-FD, which fine detail hardly moves. With 1,024 "
         "codes rel-FD, PSNR and SSIM are all worse than without a quantizer, beyond "
         "chance; in an earlier run, on another processor, rel-FD left it undecided, with "
         "the same sign. Four times as many codes are a little better at every step, and "
-        "no single step of rel-FD or PSNR is beyond chance; from 64 to 1,024 codes the "
-        "gain is. Grey photographs: they cannot show what codes cost in colour. "
+        "no single step of rel-FD or PSNR is beyond chance; from 64 to 1,024 codes that of "
+        "PSNR and SSIM is. Grey photographs: they cannot show what codes cost in colour. "
         + OTHERS,
     ),
     Claim("S12", "Future work: scaling laws.", SUMMARY),
@@ -731,7 +789,7 @@ CLAIMS = (
     ),
     Claim(
         "O2",
-        "The shipped model does not copy its training images.",
+        "Samples come no closer to training images than unseen photographs do.",
         "chapter 14",
         "fashion-quality",
         (
@@ -740,7 +798,8 @@ CLAIMS = (
             ("median distance to the nearest, real being 1", f"{QUALITY}/neighbour"),
         ),
         at_most(f"{QUALITY}/copies", "test/copies"),
-        note="One model, three sampling seeds.",
+        note="One model, three sampling seeds. Of those that come close, this counts how many "
+        "there are, not how close they come.",
     ),
     Claim(
         "O3",
@@ -778,7 +837,7 @@ CLAIMS = (
                 )
             ),
         ),
-        every_above(r"^half the .* against study size/rel_fd, ratio$", 2.0),
+        every_above(r"^half the .* against study size/rel_fd, ratio$", reach(4)),
         tuple(
             (
                 "smaller-sizes",
@@ -791,20 +850,20 @@ CLAIMS = (
         ),
         note="The spread that a first version of this record found is what the other "
         "studies were planned with; five seeds of S2 were added later, as its note says. "
-        "By this rule a ratio of two standard errors is enough. Told apart: by two "
-        "sets of three seeds with this spread, not in pairs, 19 times out of 20. The "
-        "smallest size tried at which rel-FD resolves both halves is width 16 with 250 "
-        "steps; at width 8 it resolves neither, cross-entropy both. The study size is "
-        "kept nevertheless: the judge names samples of those small networks right by "
-        "chance alone.",
+        "Told apart: by two sets of three seeds with this spread, not in pairs, 19 times "
+        "out of 20; for that a ratio has to be above 2.8. The smallest size tried at "
+        "which rel-FD resolves both halves is half the width and half the steps; of width "
+        "16 with 250 steps it resolves one half, of width 8 neither, cross-entropy both. "
+        "The study size is kept nevertheless: the judge names fewer samples of those "
+        "smaller networks right, of the smallest by chance alone.",
     ),
     Claim(
         "O5",
-        "A network of photographs prefers guided samples, as the judge does.",
-        "chapter 14",
+        "A network of photographs prefers guided samples too.",
+        "ours",
         "fashion-features",
         tuple(
-            (name, f"{name}/kid_1000")
+            (name, with_error(f"{name}/kid_1000"))
             for name in (
                 "Markovian, guided",
                 "Markovian, not guided",
@@ -822,7 +881,7 @@ CLAIMS = (
     ),
     Claim(
         "O6",
-        "A slim decoder reconstructs as well as the shipped one, at a third of the cost.",
+        "At a third of the cost a slim decoder has the rel-FD of the shipped one.",
         "chapter 11",
         "slim-decoder",
         (
@@ -842,7 +901,10 @@ CLAIMS = (
             ("PSNR (dB), the shipped decoder", "teacher/psnr_db"),
             ("slim, sharpened, dB", "10 x 2, sharpened/psnr_db"),
         ),
-        at_most("10 x 2, sharpened/rel_fd", "teacher/rel_fd"),
+        all_of(
+            at_most("10 x 2, sharpened/rel_fd", "teacher/rel_fd"),
+            every_below("^10 x 2, sharpened/share of the operations$", 1 / 3),
+        ),
         (("fashion-quality", "train/rel_fd", "floor of rel-FD, training images"),),
         note="It learns sharpened pictures for a thousand steps more than the others, an idea "
         "that came after those had been measured; going on without sharpening was not tried. "
@@ -908,12 +970,18 @@ def headline(record: Record) -> list[str]:
     return chosen[:6]
 
 
+COLLECTED = ("resampling", "schedules", "schedule-seeds")
+"""Records whose last run only collected what earlier ones had measured."""
+
+
 def cost(record: Record, folder: str | Path | None = None) -> str:
     """What a run took: its seconds, operations if they are known, parts it kept.
 
     A rehearsal speaks for a run of the same size, that of a CPU or of a GPU.
     """
     found = f"{record.wall_seconds:,.0f} s"
+    if record.name in COLLECTED:
+        found = "seconds not kept"
     if record.flops is not None:
         found += f", {plain(record.flops / 1e12, 3)} TFLOP"
     else:
@@ -940,7 +1008,8 @@ def section(claim: Claim, folder: str | Path | None) -> str:
         seeds = f"{len(record.seeds)} seed" + "s" * (len(record.seeds) != 1)
         lines.append(
             f"* Tier: {record.tier}, {seeds}. `{record.command}`, {record.device}, "
-            f"torch {record.versions.get('torch', '?')}, {record.date}, "
+            f"torch {record.versions.get('torch', '?')}, {record.date}, commit "
+            f"{record.commit.replace('+', ' with changes')}, "
             f"{cost(record, folder)}."
         )
     if claim.note:

@@ -383,7 +383,9 @@ def evaluation_notes(
         "half against the other, the floor of the samples that are as many as a half. "
         "Blurred: real images, by 0.7 pixels; where there is an FD, theirs is the unit "
         "of rel-FD.",
-        "FD and rel-FD compare only at equal numbers of images and one network.",
+        "FD, rel-FD, precision, recall, density, coverage and IS compare only at equal "
+        "numbers of images and one network; KID comes out a little low for sets that "
+        "have as many images of each class.",
     ]
     if net.name != "inception":
         notes.append(f"FD and IS use {net.name} features: they are no FID, no IS.")

@@ -6,7 +6,8 @@
 __all__ = ['Images', 'check_features', 'check_widths', 'check_pair', 'FeatureMoments', 'frechet_distance', 'relative_fd',
            'smooth', 'blur', 'mmd', 'kid', 'squared_distances', 'radii', 'neighbour_scores', 'nearest_distance',
            'accuracy', 'inception_score', 'ssim', 'FeatureNet', 'BatchNorm', 'JudgeConfig', 'Judge', 'in_batches',
-           'features_of', 'fidelity', 'Reference', 'class_scores', 'score', 'evaluate', 'yardsticks', 'paired_test']
+           'features_of', 'fidelity', 'Reference', 'class_scores', 'score', 'evaluate', 'yardsticks', 'student_tails',
+           'paired_test']
 
 # %% ../nbs/14_evaluation.ipynb #exported-imports
 import math
@@ -63,7 +64,8 @@ class FeatureMoments:
         mean: ``(d,)`` float64.
         scatter: ``(d, d)`` float64, sum of outer products about the mean.
     Raises:
-        ValueError: no rows, NaN or infinity, shapes that do not fit.
+        ValueError: no rows, NaN or infinity, shapes that do not fit, a scatter that
+            is not symmetric.
     Source: Chan, Golub and LeVeque 1983. Chapter 14, (eq-merge).
     """
 
@@ -75,6 +77,10 @@ class FeatureMoments:
         check_whole(self.count, "count")
         check_pair(1, mean=check_tensor(self.mean, "mean")[None], scatter=self.scatter)
         check_widths("scatter's rows and columns", *self.scatter.shape)
+        apart = (self.scatter - self.scatter.mT).abs().max()
+        if apart > 1e-3 * self.scatter.abs().max():
+            got = f"scatter is not symmetric, by {apart:.2g}"
+            raise ValueError(f"{got}; want a sum of outer products")
 
     @classmethod
     def of(cls, features: Tensor) -> "FeatureMoments":
@@ -103,7 +109,7 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     Args:
         a, b: moments of the same features, from more images than features.
     Raises:
-        ValueError: different widths, or too few images.
+        ValueError: different widths, too few images, or a scatter that none can have.
     Source: Dowson and Landau 1982; Heusel et al. 2017. Chapter 14, (eq-root).
     """
     width, fewest = len(a.mean), min(a.count, b.count)
@@ -114,6 +120,9 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     roots = []
     for moments in (a, b):
         values, vectors = torch.linalg.eigh(moments.covariance)
+        if values[0] < -1e-3 * values[-1].abs():
+            got = f"scatter has eigenvalues from {values[0]:.2g} to {values[-1]:.2g}"
+            raise ValueError(f"{got}, want none below 0; compute the moments again")
         roots.append(vectors * values.clamp_min(0).sqrt())
     overlap = torch.linalg.svdvals(roots[0].T @ roots[1]).sum()
     spread = (a.covariance + b.covariance).trace() - 2 * overlap
@@ -649,6 +658,16 @@ def yardsticks(
     }
 
 # %% ../nbs/14_evaluation.ipynb #paired-test
+def student_tails(t: float, freedom: int) -> float:
+    """Chance that Student's law is as far from 0 as t; t is a scaled tangent."""
+
+    def mass(start: float) -> Tensor:
+        angle = torch.linspace(start, math.pi / 2, 100_001, dtype=torch.float64)
+        return torch.trapezoid(angle.cos().clamp_min(0) ** (freedom - 1), angle)
+
+    return (mass(math.atan(abs(t) / math.sqrt(freedom))) / mass(0.0)).item()
+
+
 def paired_test(a: Tensor, b: Tensor) -> tuple[float, float, float]:
     """Is the mean of a - b zero? Tested by exchanging the members of pairs.
 
@@ -656,7 +675,7 @@ def paired_test(a: Tensor, b: Tensor) -> tuple[float, float, float]:
         a, b: values ``(n,)`` of two methods on the same images, or seeds.
     Returns:
         Mean difference, its standard error, and the two-sided p-value: exact over
-        all exchanges up to 12 pairs, from the normal law above.
+        all exchanges up to 12 pairs, from Student's law above.
     Raises:
         ValueError: fewer than two pairs, different lengths, NaN.
     Source: Fisher 1935, the randomisation test. Chapter 14, section 10.
@@ -666,7 +685,7 @@ def paired_test(a: Tensor, b: Tensor) -> tuple[float, float, float]:
     gap, n = check_features((a - b)[:, None], "a - b")[:, 0].cpu(), len(a)
     mean, error = gap.mean().item(), gap.std().item() / math.sqrt(n)
     if n > 12:
-        return mean, error, math.erfc(abs(mean) / max(error, 1e-300) / math.sqrt(2))
+        return mean, error, student_tails(mean / max(error, 1e-300), n - 1)
     signs = torch.tensor(list(product((-1.0, 1.0), repeat=n))).double()
     as_far = (signs @ gap).abs() >= gap.sum().abs() * (1 - 1e-9)
     return mean, error, as_far.double().mean().item()

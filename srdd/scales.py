@@ -137,7 +137,7 @@ def area_down(maps: Tensor, side: int) -> Tensor:
 
     Args:
         maps: ``(b, c, h, w)``.
-        side: cells per side; cells overlap by a pixel where h is no multiple.
+        side: cells per side; neighbours may share a pixel where h is no multiple.
     Returns:
         ``(b, c, side, side)``.
     """

@@ -155,6 +155,41 @@ def test_no_measured_number_is_typed_into_a_page():
         assert not found, f"{path.name}: {found}: show a record, or leave it out"
 
 
+NUMBER = re.compile(
+    r"(?<![\w.-])\d+\.\d+(?!\.?\w)|(?<![\w.-])\d+ ?(?:%|ms\b|s\b|times\b)"
+)
+EXAMPLES = {  # numbers that are chosen, worked out on the page, or not about results
+    "README.md": "3.10 2.0 2404.02905 2509.22636",
+    "01_diffusion.ipynb": "0.1",
+    "02_scales.ipynb": "0.4",
+    "03_quantization.ipynb": "1.9",
+    "05_attention.ipynb": "2.5",
+    "04_tokenizer.ipynb": "0.875 1.21 0.55 0.45 0.21 0.5",
+    "06_transformer.ipynb": "0.02",
+    "08_training.ipynb": "0.1 0.3 0.01 4.6",
+    "09_sampling.ipynb": "0.6 0.9 2.5 0.40 0.30 0.15 0.10 0.05 0.70 0.85 0.47 0.35 "
+    "0.18 0.5772 1.1 0.7 1.5 2.0 1.0 16.7",
+    "10_resampling.ipynb": "0.5 0.3 0.15 0.05 0.6",
+    "11_schedules.ipynb": "0.02",
+    "14_evaluation.ipynb": "0.6 0.7 0.2 1% 100% 2.8",
+    "claims.md": "19times",
+    "a1_notation.md": "1.5 2.5 0.2",
+}
+"""By page; settings of a sampler that an assert of the page holds are among them."""
+
+
+def test_every_number_in_prose_is_an_example_that_is_listed():
+    pages = [p for p in map(source_of, toc_pages()) if p]
+    for path in [ROOT / "README.md", *pages]:
+        text = prose(path)
+        for pattern in FOREIGN:
+            text = re.sub(pattern, " ", text, flags=re.DOTALL)
+        found = {m[0].replace(" ", "") for m in NUMBER.finditer(text)}
+        known = set(EXAMPLES.get(path.name, "").split())
+        assert found <= known, f"{path.name}: {found - known}: show a record"
+        assert found >= known, f"{path.name}: {known - found} are not there any more"
+
+
 @pytest.mark.parametrize(
     "text",
     [
