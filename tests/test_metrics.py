@@ -36,6 +36,7 @@ from srdd.metrics import (
     relative_fd,
     score,
     ssim,
+    student_tails,
     yardsticks,
 )
 from srdd.tokenizer import FeatureLoss
@@ -57,6 +58,7 @@ def moments_of(mean, covariance, count=1000):
 
 
 EYE = torch.eye(2, dtype=torch.float64)
+SKEW = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
 PLAIN = torch.zeros(2, 1, 12, 12)
 
 
@@ -285,6 +287,17 @@ def test_the_paired_test_keeps_its_level_and_finds_shifts():
     assert paired_test(x, 0 * x)[2] < 1e-6
     same = torch.ones(20)
     assert paired_test(same, same)[2] == 1
+    assert paired_test(same, 0 * same)[2] == 0  # no scatter, and not 0
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "p"),  # of tables of Student's law
+    [(2.179, 12, 0.05), (2.201, 11, 0.05), (3.055, 12, 0.01), (1.960, 10**6, 0.05)],
+)
+def test_the_tails_of_students_law(t, freedom, p):
+    assert student_tails(t, freedom) == pytest.approx(p, rel=2e-3)
+    assert student_tails(-t, freedom) == student_tails(t, freedom)
+    assert student_tails(0.0, freedom) == 1
 
 
 # ---------------------------------------------------------------- the images
@@ -579,6 +592,13 @@ def test_features_that_cannot_be_measured_are_refused():
         (lambda: moments_of([0, 0, 0], EYE), "mean and scatter have 3 and 2 features"),
         (lambda: FeatureMoments(0, EYE[0], EYE), "count must be at least 1.*got 0"),
         (lambda: FeatureMoments(9, [0.0, 0.0], EYE), "mean must be a tensor, got list"),
+        (lambda: FeatureMoments(9, EYE[0], EYE + SKEW), "not symmetric, by 1"),
+        (
+            lambda: frechet_distance(
+                FeatureMoments(9, EYE[0], -EYE), FeatureMoments(9, EYE[0], EYE)
+            ),
+            "eigenvalues from -0.12 to -0.12, want none below 0",
+        ),
         (lambda: FeatureMoments(1, EYE[0], EYE).covariance, "count .* least 2.*got 1"),
         *(
             (lambda of=of: of(cloud(30).numpy()), "must be a tensor, got ndarray")
