@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CheckpointError', 'write_bytes', 'sync_folder', 'write_json', 'read_json', 'save_tensors', 'load_tensors',
-           'compare', 'sha256', 'write_manifest', 'verify_manifest', 'check_replaceable', 'replace_folder',
-           'shipped_folder', 'shipped_names', 'resolve_model', 'config_to_dict', 'config_from_dict', 'Pretrained',
-           'save_state', 'load_state', 'latest_state', 'prune_states', 'TrainLog', 'TokenSet', 'token_fingerprint',
-           'encode_images', 'save_tokens', 'load_tokens', 'check_tensor', 'check_whole', 'check_range']
+           'compare', 'sha256', 'write_manifest', 'verify_manifest', 'check_replaceable', 'saved_files',
+           'replace_folder', 'shipped_folder', 'shipped_names', 'resolve_model', 'config_to_dict', 'config_from_dict',
+           'Pretrained', 'save_state', 'load_state', 'latest_state', 'prune_states', 'TrainLog', 'TokenSet',
+           'token_fingerprint', 'encode_images', 'save_tokens', 'load_tokens', 'check_tensor', 'check_whole',
+           'check_range']
 
 # %% ../nbs/appendices/a4_files.ipynb #exported-imports
 import hashlib
@@ -16,7 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from importlib.metadata import version
 from importlib.resources import files as package_files
@@ -132,7 +133,7 @@ def load_tensors(
 # %% ../nbs/appendices/a4_files.ipynb #compare
 def compare(
     path: Path, tensors: Mapping[str, Tensor], expect: Mapping[str, Tensor]) -> None:
-    """Refuse tensors with other keys or shapes than expected."""
+    """Refuse tensors with other keys or shapes than expected, or of another kind."""
     shapes = [
         f"{k}: got {tuple(tensors[k].shape)}, want {tuple(expect[k].shape)}"
         for k in expect
@@ -142,6 +143,12 @@ def compare(
         "missing": sorted(set(expect) - set(tensors)),
         "unexpected": sorted(set(tensors) - set(expect)),
         "of another shape": shapes,
+        "of another type": [
+            f"{k}: got {tensors[k].dtype}, want {expect[k].dtype}"
+            for k in expect
+            if k in tensors
+            and tensors[k].is_floating_point() != expect[k].is_floating_point()
+        ],
     }
     wrong = [f"{len(v)} {k} ({', '.join(v[:5])})" for k, v in lists.items() if v]
     if wrong:
@@ -186,8 +193,12 @@ def verify_manifest(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     manifest = read_json(folder / "manifest.json")
-    if not isinstance(manifest, dict) or "files" not in manifest:
-        raise CheckpointError(f"{folder / 'manifest.json'} lists no files")
+    listed = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(listed, dict) or type(manifest.get("format", 0)) is not int:
+        raise CheckpointError(
+            f"{folder / 'manifest.json'} lists no files of a saved model; is it another "
+            "program's, or damaged? Copy the folder again"
+        )
     if manifest.get("format", 0) > FORMAT:
         raise CheckpointError(
             f"{folder} has format {manifest['format']}, this library reads up to "
@@ -212,16 +223,31 @@ def check_replaceable(folder: str | Path) -> Path:
     """The folder, refused if what it holds would be lost.
 
     Raises:
-        ValueError: a folder with files in it that no `save_pretrained` wrote.
+        ValueError: a file or a link, or a folder with files in it that no
+            `save_pretrained` wrote.
     """
     final = Path(folder)
-    there = [x.name for x in final.iterdir()] if final.is_dir() else []
-    if there and "manifest.json" not in there:
+    if final.name in ("", ".."):
+        raise ValueError(f"{str(folder)!r} names no folder of its own: name a new one")
+    if final.is_symlink() or (final.exists() and not final.is_dir()):
+        raise ValueError(f"{final} is a file or a link, want a folder: name a new one")
+    there = {x.relative_to(final).as_posix() for x in final.rglob("*") if x.is_file()}
+    if lost := sorted(there - saved_files(final)):
         raise ValueError(
-            f"{final} holds {sorted(there)[:3]} and no model, and would be replaced as "
-            "a whole: name a new folder"
+            f"{final} holds {lost[:3]}, which belong to no saved model, and would be "
+            "replaced as a whole: name a new folder"
         )
     return final
+
+
+def saved_files(folder: Path) -> set[str]:
+    """Names of the files below a folder that its manifest says we wrote."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except (FileNotFoundError, CheckpointError):
+        return set()
+    ours = isinstance(manifest, dict) and {"format", "library", "files"} <= set(manifest)
+    return {"manifest.json", *manifest["files"]} if ours else set()
 
 
 def replace_folder(fresh: str | Path, final: str | Path) -> None:
@@ -234,7 +260,12 @@ def replace_folder(fresh: str | Path, final: str | Path) -> None:
     old = final.with_name(f".{final.name}.old-{os.getpid()}")
     if final.exists():
         os.replace(final, old)
-    os.replace(fresh, final)
+    try:
+        os.replace(fresh, final)
+    except OSError:
+        if old.exists():
+            os.replace(old, final)
+        raise
     sync_folder(final.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -291,8 +322,10 @@ def config_from_dict(kind: type, values: Mapping[str, Any]) -> Any:
     """The dataclass that `config_to_dict` took apart, strictly.
 
     Raises:
-        CheckpointError: unknown or missing fields.
+        CheckpointError: unknown or missing fields, or values of another kind.
     """
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{kind.__name__} wants an object, got {values!r}")
     hints, known = get_type_hints(kind), {f.name: f for f in fields(kind)}
     unknown = sorted(set(values) - set(known))
     needed = {
@@ -303,16 +336,27 @@ def config_from_dict(kind: type, values: Mapping[str, Any]) -> Any:
     missing = sorted(needed - set(values))
     if unknown or missing:
         raise CheckpointError(
-            f"{kind.__name__} has unknown fields {unknown} and lacks {missing}; was it "
+            f"{kind.__name__} has unknown fields {unknown} and lacks {missing}; is the "
+            "folder of another kind (a tokenizer where a whole model is wanted), or "
             "saved by another version?"
         )
 
     def build(name: str, value: Any) -> Any:
-        if is_dataclass(hints[name]) and isinstance(value, Mapping):
-            return config_from_dict(hints[name], value)
+        hint = hints[name]
+        if is_dataclass(hint) and isinstance(value, Mapping):
+            return config_from_dict(hint, value)
+        kinds = {int: int, bool: bool, str: str, float: (int, float)}.get(hint)
+        mixed = isinstance(value, bool) != (hint is bool)
+        if kinds and (mixed or not isinstance(value, kinds)):
+            raise CheckpointError(
+                f"{kind.__name__} wants {hint.__name__} as {name}, got {value!r}"
+            )
         return tuple(value) if isinstance(value, list) else value
 
-    return kind(**{name: build(name, value) for name, value in values.items()})
+    try:
+        return kind(**{name: build(name, value) for name, value in values.items()})
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"{kind.__name__} has a bad value: {error}") from error
 
 # %% ../nbs/appendices/a4_files.ipynb #pretrained
 class Pretrained:
@@ -333,10 +377,16 @@ class Pretrained:
 
         Args:
             folder: made if it is not there; other files in it stay.
-            dtype: of the saved weights; None keeps them as they are.
+            dtype: of the saved weights, floating; None keeps them as they are.
             facts: more entries of the manifest.
+        Raises:
+            ValueError: the folder of a whole model, or no floating dtype.
         """
-        folder = Path(folder)
+        folder = self.check_own(folder)
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating type, got {dtype}")
+        if taken := sorted({"format", "library", "files"} & set(facts)):
+            raise ValueError(f"facts has {taken}, which the manifest has already")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
         state = self.state_dict()
@@ -348,6 +398,17 @@ class Pretrained:
         names = ("config.json", "model.safetensors")
         hashes = {name: sha256(folder / name) for name in names}
         write_manifest(folder, **(facts | {"files": hashes}))
+        return folder
+
+    @classmethod
+    def check_own(cls, folder: str | Path) -> Path:
+        """The folder, refused if it holds a whole model, which loads its own part."""
+        folder = Path(folder)
+        if parts := [x for x in ("tokenizer", "transformer") if (folder / x).is_dir()]:
+            raise ValueError(
+                f"{folder} holds a whole model ({', '.join(parts)}), whose "
+                f"{cls.subfolder} would still be the old one: name another folder"
+            )
         return folder
 
     @classmethod
@@ -409,9 +470,14 @@ def latest_state(folder: str | Path) -> Path | None:
     return None
 
 # %% ../nbs/appendices/a4_files.ipynb #prune-states
-def prune_states(folder: str | Path, keep: int = 2) -> None:
-    """Remove all resume files but the newest `keep`."""
-    for path in sorted(Path(folder).glob("step-*"))[:-keep]:
+def prune_states(newest: Path, keep: int = 2) -> None:
+    """Remove all resume files but `newest` and those before it, `keep` in all.
+
+    What has a later step is of an earlier run, which this one did not go on from.
+    """
+    found = sorted(newest.parent.glob("step-*"))
+    last = found.index(newest) + 1
+    for path in (*found[: max(0, last - keep)], *found[last:]):
         shutil.rmtree(path, ignore_errors=True)
 
 # %% ../nbs/appendices/a4_files.ipynb #trainlog
@@ -421,9 +487,20 @@ class TrainLog:
     def __init__(self, path: Path, step: int) -> None:
         self.path, self.began = path, time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line and json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
+        kept = [row for row in self.rows(path) if row["step"] <= step]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        write_bytes(path, text.encode())
+
+    @staticmethod
+    def rows(path: Path) -> Iterator[dict[str, Any]]:
+        """Lines of a log; one that a crash cut off is no line."""
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and "step" in row:
+                yield row
 
     def write(self, step: int, numbers: dict[str, Any]) -> dict[str, float]:
         """Append the numbers of a step; return them as plain floats."""

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from .data import CounterSampler, mix64
+from .data import CounterSampler, digest, mix64
 from srdd.files import (
     CheckpointError,
     TokenSet,
     TrainLog,
+    check_whole,
     latest_state,
     load_state,
     prune_states,
@@ -88,17 +89,28 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.dtype not in (known := ("float32", "bfloat16", "float16")):
             raise ValueError(f"dtype must be one of {known}, got {self.dtype!r}")
-        counts = ("steps", "batch", "save_every", "log_every", "max_bad_steps")
-        small = {n: getattr(self, n) for n in counts if getattr(self, n) < 1}
-        if small:
-            raise ValueError(f"these must be at least 1, got {small}")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr must be a positive number, got {self.lr}")
-        if not 0 <= self.label_drop <= 1 or not 0 <= self.ema < 1:
-            raise ValueError(
-                "label_drop must be in [0, 1] and ema in [0, 1), got "
-                f"{self.label_drop} and {self.ema}"
-            )
+        least = {"warmup": 0, "workers": 0} | dict.fromkeys(
+            ("steps", "batch", "save_every", "log_every", "max_bad_steps"), 1
+        )
+        for name, low in least.items():
+            check_whole(getattr(self, name), name, low)
+        beta1, beta2 = self.betas if isinstance(self.betas, tuple) else (-1, -1)
+        within = {
+            "lr": (self.lr, 1e-12, math.inf),
+            "clip": (self.clip, 1e-12, math.inf),
+            "weight_decay": (self.weight_decay, 0, math.inf),
+            "final_lr": (self.final_lr, 0, 1),
+            "label_drop": (self.label_drop, 0, 1),
+            "ema": (self.ema, 0, 1 - 1e-12),
+            "betas, the first": (beta1, 0, 1 - 1e-12),
+            "betas, the second": (beta2, 0, 1 - 1e-12),
+        }
+        for k, share in enumerate(self.scale_share or ()):
+            within[f"scale_share of scale {k + 1}"] = (share, 1e-12, 1)
+        for name, (value, low, high) in within.items():
+            known = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not known or not low <= value <= high or value == math.inf:
+                raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r}")
 
 
 TOKENIZER_TRAINING = {"weight_decay": 0.01, "betas": (0.9, 0.99), "clip": 1.0}
@@ -133,6 +145,10 @@ class Task(Protocol):
 
     modules: dict[str, nn.Module]
     """Networks with a loss of their own; "model" is the one that is saved."""
+
+    mark: str
+    """Changes with what is learned from, if that is known; a run of another mark is
+    not gone on with."""
 
     def batches(self, start: int) -> Iterable[Any]:
         """The stream of batches from step `start` on."""
@@ -183,7 +199,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     def __init__(self, step: int, folder: Path) -> None:
         super().__init__(
-            f"stopped after step {step}; run the same command again to resume "
+            f"stopped after step {step}; the same command, with resume auto, goes on "
             f"from {folder}"
         )
 
@@ -286,7 +302,8 @@ class Trainer:
             for index, entry in moments.items():
                 for key, value in entry.items():
                     tensors[f"adam.{name}.{index}.{key}"] = value
-        facts = {"step": self.step, "config": asdict(self.config)}
+        mark = getattr(self.task, "mark", "")
+        facts = {"step": self.step, "config": asdict(self.config), "mark": mark}
         return tensors, facts | {"scaler": self.scaler.state_dict()}
 
     def load(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -316,7 +333,7 @@ class Trainer:
         """Write a resume file of this step; keep the newest two."""
         states = self.out / "states"
         folder = save_state(states / f"step-{self.step:08d}", *self.state())
-        prune_states(states, keep=2)
+        prune_states(folder, keep=2)
         return folder
 
 # %% ../nbs/08_training.ipynb #fit
@@ -382,11 +399,17 @@ def resume_into(trainer: Trainer, resume: str) -> None:
     free = {"steps", "workers", "save_every", "log_every"}
     mine, theirs = json.loads(json.dumps(asdict(trainer.config))), facts["config"]
     changed = [k for k, v in mine.items() if k not in free and theirs.get(k) != v]
-    other = {k: (theirs.get(k), mine[k]) for k in changed}
+    other: dict[str, Any] = {k: (theirs.get(k), mine[k]) for k in changed}
+    mark = getattr(trainer.task, "mark", "")
+    if facts.get("mark", mark) != mark:
+        other["learned from"] = "other images, tokens, weights or another network"
+    if facts["step"] > trainer.config.steps:
+        other["steps"] = (facts["step"], trainer.config.steps)
     if other:
         raise CheckpointError(
             f"{found} belongs to a run with another configuration (saved, asked): "
-            f"{other}; use the same one, another out folder, or resume='never'"
+            f"{other}; use the same one, another out folder, or resume='never' "
+            "(--resume never)"
         )
     try:
         trainer.load(tensors, facts)
@@ -483,7 +506,9 @@ class TransformerTask:
                 f"got mask {mine.mask!r} and {share}"
             )
         self.model, self.tokenizer, self.tokens = model, tokenizer, tokens
-        self.config = config
+        self.config, kind = config, type(self).__name__
+        shape = json.dumps(asdict(mine), sort_keys=True)
+        self.mark = digest(kind, shape, tokens.fingerprint)
         self.modules: dict[str, nn.Module] = {"model": model}
         self.device = next(model.parameters()).device
 

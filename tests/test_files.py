@@ -19,6 +19,8 @@ from srdd.data import FASHION_CLASSES, ImageSet, fashion_slice
 from srdd.files import (
     CheckpointError,
     Pretrained,
+    TrainLog,
+    check_replaceable,
     config_from_dict,
     config_to_dict,
     encode_images,
@@ -205,7 +207,7 @@ def test_replacing_a_folder_leaves_nothing_of_the_old(tmp_path):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.txt").write_text(name)
-    (tmp_path / "old" / "manifest.json").write_text("{}")  # a model, by its manifest
+    write_manifest(tmp_path / "old")  # what it lists is ours
     replace_folder(tmp_path / "new", tmp_path / "old")
     assert [p.name for p in (tmp_path / "old").iterdir()] == ["new.txt"]
     assert [p.name for p in tmp_path.iterdir()] == ["old"]
@@ -228,7 +230,7 @@ def test_resume_files_round_trip_and_the_newest_whole_one_counts(tmp_path):
     )
     (tmp_path / "step-00000003" / "state.safetensors").write_bytes(b"")
     assert latest_state(tmp_path).name == "step-00000002"
-    prune_states(tmp_path, keep=1)
+    prune_states(tmp_path / "step-00000003", keep=1)
     assert [p.name for p in tmp_path.glob("step-*")] == ["step-00000003"]
     assert latest_state(tmp_path / "nowhere") is None
 
@@ -311,14 +313,119 @@ def test_a_file_that_holds_no_tokens_is_named(tmp_path):
         load_tokens(tmp_path / "x.safetensors")
 
 
-def test_a_folder_that_holds_no_model_is_not_replaced(tmp_path):
+@pytest.mark.parametrize("manifest", [None, {"name": "my app"}, [], "listed"])
+def test_what_no_saved_model_lists_is_not_replaced(tmp_path, manifest):
     fresh, final = tmp_path / "fresh", tmp_path / "photos"
     for folder in (fresh, final):
-        folder.mkdir()
-        (folder / "a.txt").write_text(folder.name)
-    with pytest.raises(ValueError, match="photos holds .'a.txt'. and no model"):
+        (folder / "src").mkdir(parents=True)
+        (folder / "src" / "a.txt").write_text(folder.name)
+    lost = "a.txt"
+    if manifest == "listed":
+        write_manifest(final)
+        lost = "b.txt"
+        (final / "b.txt").write_text("beside the model")
+    elif manifest is not None:
+        (final / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"photos holds .*{lost}.*no saved model"):
         replace_folder(fresh, final)
-    assert (final / "a.txt").read_text() == "photos"
-    (final / "manifest.json").write_text("{}")
-    replace_folder(fresh, final)
-    assert (final / "a.txt").read_text() == "fresh"
+    assert (final / "src" / "a.txt").read_text() == "photos"
+    if manifest == "listed":
+        (final / "b.txt").unlink()
+        replace_folder(fresh, final)
+        assert (final / "src" / "a.txt").read_text() == "fresh"
+
+
+def test_a_file_a_link_and_the_folder_one_is_in_are_not_replaced(tmp_path):
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "fresh")
+    for name in ("file", "link"):
+        with pytest.raises(ValueError, match=f"{name} is a file or a link"):
+            replace_folder(tmp_path / "fresh", tmp_path / name)
+    for name in (".", "..", "a/.."):
+        with pytest.raises(ValueError, match="names no folder of its own"):
+            check_replaceable(name)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_swap_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+    for name in ("fresh", "final"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+        write_manifest(tmp_path / name)
+    really = os.replace
+
+    def once_full(a, b):
+        if Path(a).name == "fresh":
+            raise OSError("disk full")
+        really(a, b)
+
+    monkeypatch.setattr("srdd.files.os.replace", once_full)
+    with pytest.raises(OSError, match="disk full"):
+        replace_folder(tmp_path / "fresh", tmp_path / "final")
+    assert (tmp_path / "final" / "x").read_text() == "final"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["final", "fresh"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"files": []}', '{"files": {}, "format": "1"}']
+)
+def test_a_manifest_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(CheckpointError, match="lists no files of a saved model"):
+        verify_manifest(tmp_path)
+
+
+def test_a_log_that_a_crash_cut_off_is_gone_on_with(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "a": 1.0}\n{"step": 5, "a": 1.0}\n{"step": 2, "se')
+    TrainLog(path, 3).write(4, {"a": 2.0})
+    assert [json.loads(line)["step"] for line in path.open()] == [1, 4]
+
+
+def test_states_of_an_earlier_run_go_with_the_first_of_a_new_one(tmp_path):
+    for step in (6, 8, 4):
+        made = save_state(tmp_path / f"step-{step:08d}", {"a": torch.ones(1)}, {})
+    assert len(list(tmp_path.glob("step-*"))) == 3
+    prune_states(made)
+    assert [p.name for p in tmp_path.glob("step-*")] == ["step-00000004"]
+
+
+def test_a_part_is_not_saved_into_a_whole_model(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    for name, options in (
+        ("holds a whole model .tokenizer.*name another folder", {}),
+        ("dtype must be a floating type, got torch.int8", {"dtype": torch.int8}),
+        ("facts has .'files'.", {"files": "x"}),
+    ):
+        where = tmp_path / "new" if options else tmp_path
+        with pytest.raises(ValueError, match=name):
+            Net(Config(4)).save_pretrained(where, **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["tokenizer"]
+
+
+def test_weights_of_whole_numbers_are_refused(tmp_path):
+    model = Net(Config(4))
+    save_tensors(
+        tmp_path / "x", {k: v.to(torch.int8) for k, v in model.state_dict().items()}
+    )
+    with pytest.raises(
+        CheckpointError, match="of another type .*int8, want torch.float32"
+    ):
+        load_tensors(tmp_path / "x", model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1], "wants an object"),
+        (3, "wants an object"),
+        ({"width": "x"}, "wants int as width, got 'x'"),
+        ({"width": True}, "wants int as width, got True"),
+        ({"width": 4, "rate": None}, "wants float as rate, got None"),
+        ({"width": 4, "inner": {"side": 1}}, "Inner has unknown fields"),
+    ],
+)
+def test_a_config_of_another_kind_is_refused(values, said):
+    with pytest.raises(CheckpointError, match=said):
+        config_from_dict(Config, values)

@@ -189,6 +189,54 @@ def test_a_state_of_another_run_is_refused(tmp_path, task):
     fit(task(), replace(SHORT, steps=16), tmp_path, progress=False)  # still works
 
 
+def test_a_state_of_other_tokens_or_another_network_is_refused(
+    tmp_path, task, tokens, tokenizer
+):
+    whole = fit(task(), SHORT, tmp_path, progress=False)
+    other = replace(tokens, fingerprint="other images")
+    model = ScaleTransformer(replace(MODEL, classes=len(tokens.classes)))
+    for made in (
+        TransformerTask(model, tokenizer, other, SHORT),
+        task(mask="causal"),
+    ):
+        with pytest.raises(CheckpointError, match="learned from.*--resume never"):
+            fit(made, SHORT, tmp_path, progress=False)
+    short = replace(SHORT, steps=10)
+    with pytest.raises(CheckpointError, match=r"'steps': \(15, 10\)"):
+        fit(task(short), short, tmp_path, progress=False)
+    assert equal(whole, fit(task(), SHORT, tmp_path, progress=False))
+
+
+def test_a_new_run_leaves_no_states_of_the_old_one(tmp_path, task):
+    fit(task(), SHORT, tmp_path, progress=False)
+    with pytest.raises(TrainingInterrupted, match="step 7"):
+        fit(task(), SHORT, tmp_path, resume="never", on_log=press_at(7), progress=False)
+    found = sorted(p.name for p in (tmp_path / "states").glob("step-*"))
+    assert found == ["step-00000005", "step-00000007"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clip": -1.0},
+        {"warmup": -1},
+        {"workers": -1},
+        {"weight_decay": -1.0},
+        {"lr": "0.1"},
+        {"lr": math.nan},
+        {"betas": 0.9},
+        {"betas": (0.9, 1.5)},
+        {"scale_share": (0.5, -1.0)},
+        {"steps": 2.5},
+        {"ema": 1.0},
+    ],
+)
+def test_training_settings_out_of_range_are_named(change):
+    (name,) = change
+    with pytest.raises(ValueError, match=f"{name}.*must be"):
+        replace(SHORT, **change)
+
+
 def test_a_damaged_newest_state_gives_way_to_the_one_before(tmp_path, task):
     whole = fit(task(), SHORT, tmp_path / "a", progress=False)
     fit(task(), SHORT, tmp_path / "b", progress=False)
