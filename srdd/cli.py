@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
@@ -21,6 +22,7 @@ PASS_RULES = ("random", "sequence", "halton", "confidence", "entropy", "threshol
 PASS_LAWS = ("head", "map", "same")
 SUITES = ("fashion", "var", "var-gpu")
 """Words that the library knows, said again here: help comes without importing it."""
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 EXAMPLES = """examples:
   srdd sample fashion --out grid.png          ten classes from the shipped model
   srdd reconstruct fashion photos/ --out r.png
@@ -38,6 +40,9 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     from .pipeline import Pipeline
     from .sampling import image_seeds
 
+    out = check_out(args.out or "samples.png", *PICTURES)
+    if args.separate:
+        check_out(Path(args.separate) / "x.png")
     pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype(args))
     pipe.sampling = sampling_options(pipe, args)
     if args.cuda_graphs:
@@ -48,7 +53,6 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         labels = range(len(pipe.classes)) if every else names(args.classes)
         labels = [label for label in pipe.class_ids(labels) for _ in range(args.count)]
     images = draw(pipe, labels, args)
-    out = Path(args.out or "samples.png")
     captions = None
     if labels is not None:
         captions = [
@@ -95,14 +99,15 @@ def reconstruct(args: argparse.Namespace) -> dict[str, Any]:
     from .figures import image_grid
     from .tokenizer import Tokenizer, psnr
 
-    tokenizer = Tokenizer.from_pretrained(args.model, device=args.device)
+    out = check_out(args.out or "reconstruction.png", *PICTURES)
+    number = dtype(args)
+    tokenizer = Tokenizer.from_pretrained(args.model, device=args.device, dtype=number)
     channels, side, _ = tokenizer.image_shape
-    images = open_images(args.images, side=side, channels=channels)
+    images = open_images(args.images, side=side, channels=channels, **reading(args))
     count = min(args.count, len(images))
     real, _ = images.batch(range(count))
     with torch.no_grad():
-        fake = tokenizer.reconstruct(real.to(args.device)).cpu()
-    out = Path(args.out or "reconstruction.png")
+        fake = tokenizer.reconstruct(real.to(args.device, number)).float().cpu()
     rows = torch.stack((real, fake), dim=1).flatten(0, 1)
     save_image(image_grid(rows, columns=2, scale=args.zoom), out)
     each = psnr(fake, real)
@@ -120,22 +125,18 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
     from .tokenizer import Tokenizer, TokenizerTask
     from .training import TOKENIZER_TRAINING, fit
 
+    out = Tokenizer.check_own(args.out or "tokenizer")  # before anything is trained
+    check_out(out / "model.safetensors")
     given = read_config(args.config)
-    config = train_config(
-        args,
-        given,
-        steps=4000,
-        batch=64,
-        lr=1.5e-3,
-        ema=0.998,
-        **TOKENIZER_TRAINING,
-    )
+    usual = {"steps": 4000, "batch": 64, "lr": 1.5e-3, "ema": 0.998}
+    config = train_config(args, given, **usual, **TOKENIZER_TRAINING)
     shape, start = tokenizer_start(args, given.get("tokenizer", {}))
     images = open_images(
         args.data,
         side=shape.image_side,
         channels=shape.image_channels,
-        on_error=args.on_error,
+        flip=config.augment,
+        **reading(args),
     )
     set_seed(args.seed)
     tokenizer = (start or Tokenizer(shape)).to(args.device)
@@ -154,7 +155,7 @@ def train_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
         restart_until=config.steps * 3 // 4,
         **plug_in_losses(args, shape.image_channels, config.steps),
     )
-    out = Path(args.out or "tokenizer")
+    task.mark = learned_from(args, images, "tokenizer")
     trained = fit(
         task,
         config,
@@ -198,11 +199,12 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     from .data import open_images
     from .decoder_study import missing_sharpness
     from .distillation import DecoderTask, PaintedMaps, slimmed
-    from .files import resolve_model
+    from .files import check_replaceable, resolve_model
     from .pipeline import Pipeline
     from .tokenizer import Tokenizer
     from .training import TOKENIZER_TRAINING, fit
 
+    out = check_replaceable(args.out or "slim")  # before anything is trained
     given = read_config(args.config)
     usual = {"steps": 3000, "batch": 32, "lr": 4e-3, "ema": 0.99}
     config = train_config(args, given, **usual, **TOKENIZER_TRAINING)
@@ -210,9 +212,7 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--maps must be at least 1, got {args.maps}")
     teacher = Tokenizer.from_pretrained(args.model, device=args.device)
     channels, side, _ = teacher.image_shape
-    images = open_images(
-        args.data, side=side, channels=channels, root=args.root, on_error=args.on_error
-    )
+    images = open_images(args.data, side=side, channels=channels, **reading(args))
     usual_base = max(1, teacher.config.base * 5 // 8)
     base = usual_base if args.base is None else args.base
     shape = {"blocks": args.blocks, "middle": args.middle}
@@ -223,16 +223,15 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     maps = maps_to_paint(args, teacher, images, pipe)
     strength = missing_sharpness(teacher, images, 1000) if args.sharpen else 0.0
     pairs = PaintedMaps(teacher, maps, config.batch, config.seed, strength)
-    out = Path(args.out or "slim")
     work = out.with_name(out.name + "-training")
     plugged = plug_in_losses(args, channels, config.steps)
     task = DecoderTask(student, pairs, edges=args.edges, **plugged)
+    task.mark = learned_from(args, images, "tokenizer", args.model)
     trained = fit(task, config, work, resume=args.resume, progress=not quiet(args))
     made: Any = trained
     if pipe is not None:
-        made = Pipeline(
-            trained, pipe.transformer, classes=pipe.classes, sampling=pipe.sampling
-        )
+        known = {"classes": pipe.classes, "sampling": pipe.sampling}
+        made = Pipeline(trained, pipe.transformer, presets=pipe.presets, **known)
     made.save_pretrained(
         out,
         data=images.name,
@@ -279,8 +278,8 @@ def tokenize(args: argparse.Namespace) -> dict[str, Any]:
     """Encode all images once and keep the tokens in a file."""
     from .files import save_tokens
 
+    out = check_out(args.out or "tokens.safetensors", ".safetensors")
     made, images, tokens = token_set(args)
-    out = Path(args.out or "tokens.safetensors")
     save_tokens(out, tokens)
     return {
         "out": str(out),
@@ -291,6 +290,7 @@ def tokenize(args: argparse.Namespace) -> dict[str, Any]:
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Train a transformer on the tokens of images; saves a whole model."""
+    from .data import digest
     from .files import check_replaceable
     from .pipeline import Pipeline
     from .resampling import MaskHeadTask, MaskTask
@@ -299,6 +299,11 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     out = check_replaceable(args.out or "model")  # before anything is trained
     given = read_config(args.config)
     config = train_config(args, given, steps=3000, batch=128, lr=2e-3)
+    if config.augment or config.workers:
+        raise ValueError(
+            "train learns from tokens that are made once: augment and workers do "
+            "nothing; leave them out of --config, add mirror images with --flips"
+        )
     made, images, tokens = token_set(args)
     tokenizer = made.tokenizer
     model = transformer_start(args, given.get("transformer", {}), made, images)
@@ -308,6 +313,9 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     elif args.frozen:
         raise ValueError("--frozen trains a mask head alone: say --mask-blocks too")
     task = kind(model.to(args.device), tokenizer, tokens, config)
+    if args.init:
+        own = learned_from(args, images, "transformer", args.init)
+        task.mark = digest(task.mark, own)
     work = out.with_name(out.name + "-training")
 
     def save(step: int, averaged: Any) -> None:
@@ -335,8 +343,19 @@ def info(args: argparse.Namespace) -> dict[str, Any]:
     """Sizes, operations and memory of a model folder or of a preset (d16)."""
     import re
 
-    if re.fullmatch(r"d\d+", args.model) and not Path(args.model).exists():
-        return preset_info(args)
+    from .files import write_json
+
+    if args.out:
+        check_out(args.out, ".json")
+    known = re.fullmatch(r"d\d+", args.model) and not Path(args.model).exists()
+    found = preset_info(args) if known else folder_info(args)
+    if args.out:
+        write_json(args.out, found)
+    return found
+
+
+def folder_info(args: argparse.Namespace) -> dict[str, Any]:
+    """``info`` of a model folder."""
     from .files import read_json, resolve_model
     from .pipeline import Pipeline
     from .sampling import check_configs
@@ -449,6 +468,7 @@ def convert(args: argparse.Namespace) -> dict[str, Any]:
     """Read a public VAR checkpoint, or write one with --to-var."""
     if args.to_var:
         return convert_back(args)
+    from .files import check_replaceable
     from .pipeline import Pipeline
     from .sampling import sampling_preset
 
@@ -457,10 +477,10 @@ def convert(args: argparse.Namespace) -> dict[str, Any]:
             "convert wants two files, tokenizer and transformer, or the trainer's file "
             f"twice; got {len(args.files)}"
         )
+    out = check_replaceable(args.out or "model")
     pair = public_pair(args)
     peer, vocab = sampling_preset("var-fid"), pair[1].config.vocab
     peer = replace(peer, top_k=min(peer.top_k, vocab))
-    out = Path(args.out or "model")
     pipe = Pipeline(*pair, sampling=peer)
     pipe.save_pretrained(
         out,
@@ -532,8 +552,9 @@ def convert_back(args: argparse.Namespace) -> dict[str, Any]:
             f"{flag} is for reading a public checkpoint; --to-var writes the model as "
             f"it is: leave {flag} out"
         )
-    pipe = Pipeline.from_pretrained(args.files[0])
     out = Path(args.out or "var")
+    check_out(out / "var.pth")
+    pipe = Pipeline.from_pretrained(args.files[0])
     states = to_var(pipe.tokenizer, pipe.transformer)
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "vae.pth", out / "var.pth"]
@@ -549,6 +570,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from .files import write_json
 
     refuse_dtype(args)
+    if args.out:
+        check_out(args.out, ".json")
     setting = Setting(args.root, args.seed, args.device, progress=not quiet(args))
     if args.statistics is not None:
         refuse_other_protocol(args)
@@ -606,6 +629,8 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     from .files import write_json
     from .speed import run_suite, tables
 
+    if args.out:
+        check_out(args.out, ".json")
     result = run_suite(args.suite, args.repeats)
     if args.out:
         write_json(args.out, result)
@@ -659,7 +684,10 @@ def check_device(name: str) -> None:
         return
     import torch
 
+    kinds = ("cpu", "cuda", "mps", "xpu")
     try:
+        if name.partition(":")[0] not in kinds:
+            raise ValueError(f"want one of {', '.join(kinds)}")
         torch.empty(1, device=name)
     except Exception as error:  # of many kinds, a build without CUDA among them
         wanted = "cpu" + (", cuda" if torch.cuda.is_available() else "; no GPU is seen")
@@ -668,11 +696,72 @@ def check_device(name: str) -> None:
         ) from None
 
 
+def within(text: str, least: int, most: int) -> int:
+    """A whole number of a range."""
+    known = text.isascii() and text.isdigit() and len(text) < 20
+    if not known or not least <= int(text) <= most:
+        bound = f" <= {most}" if most < 2**31 else ""
+        raise argparse.ArgumentTypeError(
+            f"want a whole number >= {least}{bound}, got {text!r}"
+        )
+    return int(text)
+
+
 def positive(text: str) -> int:
     """A whole number from 1 on."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"want a whole number >= 1, got {text!r}")
-    return int(text)
+    return within(text, 1, 2**31 - 1)
+
+
+def zoom(text: str) -> int:
+    """How many pixels a pixel becomes."""
+    return within(text, 1, 64)
+
+
+def seed(text: str) -> int:
+    """A seed that every generator takes."""
+    return within(text, 0, 2**63 - 1)
+
+
+def check_out(out: str | Path, *suffixes: str) -> Path:
+    """A file to write, refused before the work if it cannot be.
+
+    Raises:
+        ValueError: a folder, another suffix, or a place where nothing can be written.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder, want a file: name one in it")
+    if suffixes and out.suffix.lower() not in suffixes:
+        ends = f"ends with {out.suffix!r}" if out.suffix else "has no suffix"
+        raise ValueError(f"--out {out} {ends}, want one of {', '.join(suffixes)}")
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise ValueError(f"--out {out}: {folder} is a file, want a folder")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--out {out}: nothing can be written to {folder}")
+    return out
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """How images are read, by the options of `reading_options`."""
+    return {name: getattr(args, name) for name in ("root", "on_error", "upsample")}
+
+
+def learned_from(
+    args: argparse.Namespace, images: Any, part: str, start: str | None = None
+) -> str:
+    """Changes with the images, the weights a training starts from, and its losses."""
+    from .data import digest
+    from .files import read_json, resolve_model
+
+    facts = [images.fingerprint]
+    if name := start or getattr(args, "init", None):
+        folder = resolve_model(name)
+        folder = folder / part if (folder / part).is_dir() else folder
+        facts.append(str(read_json(folder / "manifest.json").get("files")))
+    for option in ("perceptual", "perceptual_weight", "adversarial_weight"):
+        facts.append(str(getattr(args, option, None)))
+    return digest(*facts)
 
 
 def quiet(args: argparse.Namespace) -> bool:
@@ -724,12 +813,15 @@ def read_config(path: str | None) -> dict[str, Any]:
     from .files import read_json
 
     given = read_json(Path(path))
-    unknown = set(given) - {"tokenizer", "transformer", "train"}
-    if unknown:
+    known = ("tokenizer", "transformer", "train")
+    if not isinstance(given, dict) or set(given) - set(known):
+        got = sorted(set(given) - set(known)) if isinstance(given, dict) else given
         raise ValueError(
-            f"--config {path} has {sorted(unknown)}, want objects named tokenizer, "
-            "transformer or train"
+            f"--config {path} has {got}, want objects named {', '.join(known)}"
         )
+    for name, value in given.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"--config {path}: {name} is {value!r}, want an object")
     return given
 
 
@@ -773,23 +865,43 @@ def tokenizer_start(args: argparse.Namespace, given: dict[str, Any]) -> tuple[An
 
     if args.init:
         start = Tokenizer.from_pretrained(args.init, device=args.device).train()
+        channels, side, _ = start.image_shape
+        own = {"size": side, "channels": channels, "vocab": start.config.vocab}
+        refuse_other_size(args, own)
         return start.config, start
-    levels = 3 if args.size <= 64 else 4 if args.size <= 128 else 5
+    size = args.size or 32
+    levels = 3 if size <= 64 else 4 if size <= 128 else 5
     factor = 2 ** (levels - 1)
-    if args.size % factor or args.size < 8 * factor // 4:
-        raise ValueError(f"--size must be a multiple of {factor}, got {args.size}")
+    if size % factor or size < 2 * factor:
+        raise ValueError(
+            f"--size must be a multiple of {factor}, from {2 * factor} on, got {size}"
+        )
     fields_ = {
-        "image_channels": args.channels,
+        "image_channels": args.channels or 3,
         "base": 16,
         "multipliers": [1, 2, 4, 4, 4][:levels],
         "blocks": 1,
         "attention_levels": [],
         "norm_groups": 8,
         "code_width": 16,
-        "vocab": args.vocab,
-        "schedule": {"sides": list(schedule_for(args.size // factor).sides)},
+        "vocab": args.vocab or 512,
+        "schedule": {"sides": list(schedule_for(size // factor).sides)},
     }
     return config_from_dict(TokenizerConfig, fields_ | given), None
+
+
+def refuse_other_size(args: argparse.Namespace, own: dict[str, int]) -> None:
+    """``--init`` brings its own size.
+
+    Raises:
+        ValueError: an option that asks for another one.
+    """
+    for name, value in own.items():
+        if getattr(args, name) not in (None, value):
+            raise ValueError(
+                f"--init {args.init} has {name} {value}, got --{name} "
+                f"{getattr(args, name)}: leave that out, or train without --init"
+            )
 
 
 def token_set(args: argparse.Namespace) -> tuple[Any, Any, Any]:
@@ -814,9 +926,7 @@ def token_set(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     made = distil(teacher, sides, args.distil)
     channels_last(made.tokenizer)
     channels, side, _ = teacher.image_shape
-    images = open_images(
-        args.data, side=side, channels=channels, root=args.root, on_error=args.on_error
-    )
+    images = open_images(args.data, side=side, channels=channels, **reading(args))
     mark = encoding_digest(made)
     if cached := getattr(args, "tokens", None):
         wanted = token_fingerprint(images, mark, args.flips)
@@ -849,13 +959,19 @@ def transformer_start(
         return transformer_tuned(args, made, images)
     if args.frozen:
         raise ValueError("--frozen keeps a trained network: say --init too")
-    mine = made.tokenizer.config
+    mine, classes = made.tokenizer.config, len(images.classes)
+    fixed = {"schedule", "vocab", "code_width", "groups"} & set(given)
+    if fixed or given.get("classes", classes) != classes:
+        raise ValueError(
+            f"--config transformer has {sorted(fixed) or 'classes'}, which the "
+            f"tokenizer and the data decide ({classes} classes): leave them out"
+        )
     fields_ = {
-        "depth": args.depth,
-        "width": args.width,
-        "heads": args.heads,
+        "depth": args.depth or 4,
+        "width": args.width or 128,
+        "heads": args.heads or 4,
         "mask": args.mask or "markov",
-        "classes": len(images.classes),
+        "classes": classes,
         "mask_blocks": args.mask_blocks or 0,
     } | given
     config = config_from_dict(TransformerConfig, fields_ | {"schedule": {"sides": [1]}})
@@ -873,6 +989,8 @@ def transformer_tuned(args: argparse.Namespace, made: Any, images: Any) -> Any:
     from .transformer import ScaleTransformer
 
     old = ScaleTransformer.from_pretrained(args.init, device=args.device)
+    own = {name: getattr(old.config, name) for name in ("depth", "width", "heads")}
+    refuse_other_size(args, own)
     if old.config.schedule != made.tokenizer.schedule:
         old = shortened_transformer(old, made.tokenizer.schedule)
     config = replace(
@@ -950,9 +1068,17 @@ def parameters(module: Any) -> int:
 
 
 def save_image(image: Any, out: Path) -> None:
-    """Write a picture, making its folder."""
+    """Write a picture in one move, making its folder."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    from .files import write_bytes
+
     out.parent.mkdir(parents=True, exist_ok=True)
-    image.save(out)
+    buffer = BytesIO()
+    image.save(buffer, format=Image.registered_extensions()[out.suffix.lower()])
+    write_bytes(out, buffer.getvalue())
 
 
 def save_each(images: Any, labels: list[int] | None, folder: Path) -> list[str]:
@@ -996,7 +1122,7 @@ def common() -> argparse.ArgumentParser:
     """Options that every verb takes."""
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("every verb")
-    group.add_argument("--seed", type=int, default=0, help="of all randomness (0)")
+    group.add_argument("--seed", type=seed, default=0, help="of all randomness (0)")
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (cpu)")
     group.add_argument(
         "--dtype",
@@ -1016,6 +1142,11 @@ def data_options(parser: argparse.ArgumentParser) -> None:
         "data",
         help="folder (one sub-folder per class) or fashion, fashion-slice, shapes",
     )
+    reading_options(parser)
+
+
+def reading_options(parser: argparse.ArgumentParser) -> None:
+    """How images are read."""
     parser.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")
     parser.add_argument(
         "--on-error",
@@ -1023,10 +1154,15 @@ def data_options(parser: argparse.ArgumentParser) -> None:
         choices=("raise", "skip"),
         help="what to do with unreadable images (raise)",
     )
+    parser.add_argument(
+        "--upsample", action="store_true", help="accept images smaller than the model's"
+    )
 
 
-def training_options(parser: argparse.ArgumentParser, init: bool = True) -> None:
-    """Options of the training verbs."""
+def training_options(
+    parser: argparse.ArgumentParser, init: bool = True, pixels: bool = False
+) -> None:
+    """Options of the training verbs; `pixels` if every step reads images."""
     data_options(parser)
     parser.add_argument(
         "--config",
@@ -1050,11 +1186,12 @@ def training_options(parser: argparse.ArgumentParser, init: bool = True) -> None
     parser.add_argument("--steps", type=int, help="optimizer steps")
     parser.add_argument("--batch", type=int, help="images per step")
     parser.add_argument("--lr", type=float, help="peak learning rate")
-    parser.add_argument("--workers", type=int, help="image-loading processes")
     parser.add_argument("--save-every", type=int, help="steps between saved states")
-    parser.add_argument(
-        "--augment", action="store_const", const=True, help="random crops and flips"
-    )
+    if pixels:
+        parser.add_argument("--workers", type=int, help="image-loading processes")
+        parser.add_argument(
+            "--augment", action="store_const", const=True, help="random crops and flips"
+        )
 
 
 def loss_options(parser: argparse.ArgumentParser) -> None:
@@ -1147,7 +1284,7 @@ def sample_options(p: argparse.ArgumentParser) -> None:
         help="with --device cuda: record a batch once, then launch the record; fused "
         "also compiles small kernels, which takes seconds and is faster",
     )
-    p.add_argument("--zoom", type=positive, default=2, help="pixels per pixel (2)")
+    p.add_argument("--zoom", type=zoom, default=2, help="pixels per pixel (2)")
     p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
     each = law_options(p)
     p.add_argument(
@@ -1215,16 +1352,17 @@ def reconstruct_options(p: argparse.ArgumentParser) -> None:
     """``srdd reconstruct``."""
     p.add_argument("model", help="tokenizer or model")
     p.add_argument("images", help="folder, or fashion-slice")
+    reading_options(p)
     p.add_argument("--count", type=positive, default=16, help="images shown (16)")
-    p.add_argument("--zoom", type=positive, default=2, help="pixels per pixel (2)")
+    p.add_argument("--zoom", type=zoom, default=2, help="pixels per pixel (2)")
 
 
 def train_tokenizer_options(p: argparse.ArgumentParser) -> None:
     """``srdd train-tokenizer``."""
-    training_options(p)
-    p.add_argument("--size", type=int, default=32, help="pixels per side (32)")
-    p.add_argument("--channels", type=int, default=3, help="3 colour, 1 grey (3)")
-    p.add_argument("--vocab", type=int, default=512, help="codes (512)")
+    training_options(p, pixels=True)
+    p.add_argument("--size", type=positive, help="pixels per side (32)")
+    p.add_argument("--channels", type=int, choices=(1, 3), help="3 colour, 1 grey (3)")
+    p.add_argument("--vocab", type=positive, help="codes (512)")
     loss_options(p)
 
 
@@ -1278,12 +1416,12 @@ def train_options(p: argparse.ArgumentParser) -> None:
         help="which scales a scale may look at. markov (the default): its own; causal: "
         "all before it too; band: the one before it too",
     )
-    p.add_argument("--depth", type=int, default=4, help="blocks (4)")
-    p.add_argument("--width", type=int, default=128, help="channels (128)")
-    p.add_argument("--heads", type=int, default=4, help="attention heads (4)")
+    p.add_argument("--depth", type=positive, help="blocks (4)")
+    p.add_argument("--width", type=positive, help="channels (128)")
+    p.add_argument("--heads", type=positive, help="attention heads (4)")
     p.add_argument("--label-drop", type=float, help="share of labels hidden (0.1)")
     p.add_argument(
-        "--mask-blocks", type=int, help="blocks of a mask head, for passes (none)"
+        "--mask-blocks", type=positive, help="blocks of a mask head, for passes (none)"
     )
     p.add_argument(
         "--frozen",
@@ -1336,17 +1474,8 @@ def eval_options(p: argparse.ArgumentParser) -> None:
         default=None,
         help="training images, to look for copies (of fashion-test: fashion)",
     )
-    p.add_argument("--root", default=None, help="where fashion lies ($SRDD_DATA)")
+    reading_options(p)
     p.add_argument("--count", type=int, help="samples (as many as real images)")
-    p.add_argument(
-        "--on-error",
-        default="raise",
-        choices=("raise", "skip"),
-        help="what to do with unreadable images (raise)",
-    )
-    p.add_argument(
-        "--upsample", action="store_true", help="accept images smaller than the model's"
-    )
     p.add_argument(
         "--features",
         choices=("judge", "efficientnet", "inception"),
@@ -1475,10 +1604,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not getattr(args, "rehearse", False):  # which may name a GPU elsewhere
             check_device(args.device)
         show(args.run(args), args.json)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         if args.debug:
             raise
         text = " ".join(str(error).split())
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            text += "; name another place with --out, or mend that one"
+        elif isinstance(error, RuntimeError):
+            text += "; --debug shows where"
         sys.stderr.write(f"srdd {args.verb}: error: {text}\n")
         return 2
     except KeyboardInterrupt as stop:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,10 +154,13 @@ def test_every_verb_has_help(capsys):
 
 
 def test_a_slim_decoder_comes_as_a_whole_model_with_the_same_tokens(trained, photos):
-    out = trained / "slim"
+    out, model = trained / "slim", trained / "with-presets"
+    teacher = Pipeline.from_pretrained(trained / "model")
+    teacher.presets = {"fast": replace(teacher.sampling, guidance=1.5)}
+    teacher.save_pretrained(model)
     found = run(
         "slim-decoder",
-        trained / "model",
+        model,
         photos,
         "--base",
         4,
@@ -171,6 +175,7 @@ def test_a_slim_decoder_comes_as_a_whole_model_with_the_same_tokens(trained, pho
         out,
     )
     assert found["share_of_teacher"] < 0.5 and "sharpened_by" in found
+    assert Pipeline.from_pretrained(out).presets == teacher.presets != {}
     both = [Pipeline.from_pretrained(x) for x in (trained / "model", out)]
     noise = torch.Generator().manual_seed(0)
     wide, slim = (p("disc", generator=noise, output_type="pt") for p in both)
@@ -694,6 +699,17 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
         (("train-tokenizer", "{photos}", "--config", "nowhere.json"), "nowhere.json"),
         (("train", "{photos}", "--tokenizer", "{tok}", "--lr", "-1"), "lr"),
         (("slim-decoder", "{model}", "{photos}", "--maps", "0"), "--maps must be"),
+        (("train-tokenizer", "{photos}", "--size", "4"), "multiple of 4, from 8 on"),
+        (
+            ("train-tokenizer", "{photos}", "--init", "{tok}", "--vocab", "9"),
+            "has vocab 16, got --vocab 9: leave that out",
+        ),
+        (
+            ("train", "{photos}", "--tokenizer", "{tok}", "--init", "{model}")
+            + ("--depth", "9"),
+            "has depth 1, got --depth 9: leave that out",
+        ),
+        (("sample", "{model}", "--device", "meta"), "--device meta cannot be used"),
         (("bench", "--suite", "nothing"), "suite"),
         (("convert", "a.pth", "b.pth"), "no file b.pth"),
         (("info", "d17"), "got 'd17'"),
@@ -722,7 +738,9 @@ def test_mistakes_end_with_two_and_one_line(
 ):
     places = {"model": trained / "model", "tok": trained / "tok", "photos": photos}
     argv = [word.format(**places) for word in words]
-    assert main([*argv, "--out", str(tmp_path / "out")]) == 2
+    ends = {"sample": ".png", "reconstruct": ".png", "tokenize": ".safetensors"}
+    suffix = ends.get(argv[0], ".json" if argv[0] in ("eval", "info", "bench") else "")
+    assert main([*argv, "--out", str(tmp_path / f"out{suffix}")]) == 2
     text = capsys.readouterr().err.strip()
     assert said in text and text.startswith(f"srdd {argv[0]}: error: ")
     assert "\n" not in text and "Traceback" not in text
@@ -731,9 +749,134 @@ def test_mistakes_end_with_two_and_one_line(
 
 
 @pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("x.xyz", "ends with '.xyz', want one of .png"),
+        ("x", "has no suffix, want one of .png"),
+        (".", "is a folder, want a file"),
+        ("file/x.png", "file is a file, want a folder"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    trained, tmp_path, monkeypatch, capsys, out, said
+):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda *a, **k: 1 / 0)
+    assert main(["sample", str(trained / "model"), "--out", out]) == 2
+    assert said in capsys.readouterr().err
+    if "/" in out or out == ".":
+        for words in (["tokenize", "x", "--tokenizer", "t"], ["bench"], ["eval", "m"]):
+            assert main([*words, "--out", out]) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_photographs_beside_a_manifest_are_not_replaced(trained, photos, capsys):
+    before = sorted(photos.rglob("*"))
+    (photos / "manifest.json").write_text('{"name": "my photos"}')
+    verbs = (
+        ["train", photos, "--tokenizer", trained / "tok"],
+        ["slim-decoder", trained / "model", photos],
+        ["convert", "a.pth", "b.pth"],
+    )
+    for words in verbs:
+        assert main([*map(str, words), "--out", str(photos)]) == 2
+        assert "would be replaced as a whole" in capsys.readouterr().err
+    (photos / "manifest.json").unlink()
+    assert sorted(photos.rglob("*")) == before
+    words = ["train-tokenizer", str(photos), "--out", str(trained / "model")]
+    assert main(words) == 2
+    assert "holds a whole model" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_taken_for_one_of_other_images(
+    trained, photos, tmp_path, capsys
+):
+    few = tmp_path / "few"
+    shutil.copytree(photos / "disc", few / "disc")
+    shutil.copytree(photos / "square", few / "square")
+    small = ("--steps", 1, "--batch", 4, "--out", tmp_path / "m")
+    words = ("--tokenizer", trained / "tok", "--depth", 1, "--width", 16, "--heads", 2)
+    run("train", photos, *words, *small)
+    for other in (
+        ("train", few, *words, *small),
+        ("train", photos, *words, *small, "--mask", "causal"),
+        ("train", photos, *words, *small, "--flips"),
+        ("train", photos, *words, *small, "--init", trained / "model"),
+    ):
+        assert main([*map(str, other)]) == 2, other
+        assert "learned from" in capsys.readouterr().err
+    assert Pipeline.from_pretrained(tmp_path / "m").classes[2] == "stripe"
+    out = ("--steps", 1, "--batch", 4, "--size", 16, "--out", tmp_path / "t")
+    run("train-tokenizer", photos, *out)
+    assert main([*map(str, ("train-tokenizer", few, *out))]) == 2
+    assert "learned from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "has [], want objects named tokenizer, transformer, train"),
+        ('{"train": []}', "train is [], want an object"),
+        ('{"train": {"lr": "0.1"}}', "lr must be from"),
+        ('{"train": {"augment": true}}', "add mirror images with --flips"),
+        ('{"transformer": {"depth": "x"}}', "wants int as depth, got 'x'"),
+        ('{"transformer": {"vocab": 3}}', "which the tokenizer and the data decide"),
+        ('{"transformer": {"classes": 20}}', "(3 classes): leave them out"),
+    ],
+)
+def test_a_file_of_settings_that_says_nonsense_is_refused(
+    trained, photos, tmp_path, capsys, text, said
+):
+    (tmp_path / "c.json").write_text(text)
+    words = ["train", photos, "--tokenizer", trained / "tok", "--config"]
+    words += [tmp_path / "c.json", "--out", tmp_path / "m", "--steps", 1]
+    assert main([*map(str, words)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_augmenting_flips_and_tokens_have_no_such_option(photos, tmp_path, monkeypatch):
+    seen = []
+
+    def open_images(*args, **options):
+        seen.append(options["flip"])
+        raise ValueError("enough")
+
+    monkeypatch.setattr("srdd.data.open_images", open_images)
+    words = ["train-tokenizer", str(photos), "--out", str(tmp_path / "t")]
+    assert main(words) == main([*words, "--augment"]) == 2
+    assert seen == [False, True]
+    for verb in ("train", "slim-decoder"):
+        for option in ("--augment", "--workers"):
+            with pytest.raises(SystemExit):
+                build_parser().parse_args([verb, "x", "y", option])
+
+
+def test_whoever_leaves_the_pipe_is_let_go(monkeypatch, tmp_path):
+    def gone(text):
+        raise BrokenPipeError
+
+    with (tmp_path / "out").open("w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        monkeypatch.setattr(stdout, "write", gone, raising=False)
+        monkeypatch.setattr("srdd.cli.show", lambda *_: gone(""))
+        assert main(["experiment", "list"]) == 1
+
+
+def test_info_is_written_where_it_is_asked_for(tmp_path):
+    found = run("info", "d16", "--out", tmp_path / "d16.json")
+    assert json.loads((tmp_path / "d16.json").read_text())["model"] == found["model"]
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["paint"], "paint"),
+        (["sample", "m", "--zoom", "100000"], ">= 1 <= 64"),
+        (["sample", "m", "--seed", "-1"], "whole number >= 0"),
+        (["sample", "m", "--seed", "9" * 20], "whole number >= 0"),
+        (["train-tokenizer", "x", "--channels", "2"], "choose from"),
+        (["train-tokenizer", "x", "--vocab", "0"], "whole number >= 1"),
         (["tokenize", "x", "--tokenizer", "t", "--schedule", "1,x"], "--schedule"),
         (["tokenize", "x", "--tokenizer", "t", "--distil", "cut"], "retokenise"),
         *(
