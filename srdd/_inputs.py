@@ -7,7 +7,7 @@ from numbers import Integral
 
 import torch
 
-from .sampling import image_seeds, plain
+from .sampling import image_seeds, plain_number
 
 FLOATS = ("float32", "bfloat16", "float16")
 
@@ -54,7 +54,7 @@ def seeds_of(
     several = list(generator) if isinstance(generator, Iterable) else [generator]
     for each in several:
         if not isinstance(each, torch.Generator):
-            number = plain(each) if isinstance(each, Integral) else 0
+            number = plain_number(each) if isinstance(each, Integral) else 0
             raise ValueError(
                 f"generator has {each!r}, want torch.Generator().manual_seed({number})"
             )

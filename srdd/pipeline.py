@@ -39,7 +39,7 @@ from .sampling import (
     SampleConfig,
     Sampled,
     check_pair,
-    plain,
+    plain_number,
     sample_labels,
 )
 from .tokenizer import Tokenizer
@@ -202,7 +202,7 @@ class Pipeline:
             ValueError: an unknown name or id, with the known ones, or a text that may
                 mean several classes.
         """
-        names, index = self.classes, plain(label)
+        names, index = self.classes, plain_number(label)
         if isinstance(label, str):
             exact = [i for i, x in enumerate(names) if x == label]
             text = label.casefold()
@@ -260,8 +260,8 @@ class Pipeline:
             raise ValueError(
                 f"output_type must be one of {OUTPUT_TYPES}, got {output_type!r}"
             )
-        batch_size = check_whole(plain(batch_size), "batch_size", usual=64)
-        count = check_whole(plain(num_images_per_label), "num_images_per_label")
+        batch_size = check_whole(plain_number(batch_size), "batch_size", usual=64)
+        count = check_whole(plain_number(num_images_per_label), "num_images_per_label")
         config = self.config_with(guidance_scale, sampling, preset)
         ids = None
         if class_labels is not None:
