@@ -12,8 +12,8 @@ __all__ = ['GOLDEN', 'MIX', 'SUFFIXES', 'FASHION_CLASSES', 'NAMED', 'hash_counte
 import gzip
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import count, islice
 from pathlib import Path
@@ -176,16 +176,14 @@ class ImageSet:
         index = torch.as_tensor(list(indices), dtype=torch.int64)
         rows = index if self.rows is None else self.rows[index]
         mark = digest(self.fingerprint, rows.numpy().tobytes())
-        return ImageSet(
-            self.source, self.labels[index], self.classes, self.side,
-            self.channels, self.name, mark, self.flip, rows,
-        )
+        some = {"labels": self.labels[index], "rows": rows, "fingerprint": mark}
+        return replace(self, **some, skipped=0)
 
     def split(self, fraction: float, seed: int = 0) -> tuple["ImageSet", "ImageSet"]:
         """Training and validation part; `fraction` of each class is held out.
 
         Raises:
-            ValueError: a fraction outside (0, 1).
+            ValueError: a fraction outside (0, 1), or one that leaves a part empty.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be in (0, 1), got {fraction}")
@@ -196,6 +194,9 @@ class ImageSet:
             cut = max(1, round(fraction * len(mine)))
             held.append(mine[:cut])
             train.append(mine[cut:])
+        if not sum(map(len, train)):
+            raise ValueError(f"fraction {fraction} of {len(self)} images leaves none "
+                             "to train on; give a smaller one, or more images")
         first, second = (torch.cat(part).sort().values for part in (train, held))
         return self.subset(first.tolist()), self.subset(second.tolist())
 
@@ -263,16 +264,12 @@ def read_image(
             file.draft("RGB", (4 * side, 4 * side))
             image = to_mode(file, channels)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); repair or remove it, "
-            'or pass on_error="skip"'
-        ) from error
+        raise ValueError(f"{path} cannot be read as an image ({error}); repair or "
+                         'remove it, or pass on_error="skip"') from error
     small = min(image.size)
     if small < side and not upsample:
-        raise ValueError(
-            f"{path} is {image.size[0]}x{image.size[1]}, want at least {side} pixels "
-            "per side; remove it or pass upsample=True"
-        )
+        raise ValueError(f"{path} is {image.size[0]}x{image.size[1]}, want at least "
+                         f"{side} pixels per side; remove it or pass upsample=True")
     scale = max(side, round(room * side)) / small
     size = [max(side, round(n * scale)) for n in image.size]
     image = image.resize(size, Image.Resampling.LANCZOS)
@@ -283,25 +280,33 @@ def read_image(
 def list_images(root: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
     """Files, labels and class names of a folder, classes as sub-folders.
 
+    What is hidden, with a dot before its name, is left out.
+
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no images, or an empty class folder.
+        ValueError: no images, an empty class folder, or images beside class folders.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no image folder {root}")
 
-    def pictures(folder: Path) -> list[Path]:
-        found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    def pictures(folder: Path, names: str) -> list[Path]:
+        inner = (p.relative_to(root) for p in folder.glob(names))
+        shown = (p for p in inner if "." not in [name[0] for name in p.parts])
+        found = (root / p for p in shown if p.suffix.lower() in SUFFIXES)
         return sorted(p for p in found if p.is_file())
 
     folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
-    found = [pictures(folder) for folder in folders or [root]]
+    found, loose = [pictures(f, "**/*") for f in folders], pictures(root, "*")
+    paths = [path for mine in found for path in mine]
+    if loose and paths:
+        both = f"{loose[0].name} beside {paths[0].relative_to(root)}"
+        raise ValueError(f"{root} holds {both}: move each image into a folder of its "
+                         "class, or all of them into one folder")
+    if not paths:
+        folders, found, paths = [], [loose], loose
     if not all(found):
         empty = (folders or [root])[[bool(x) for x in found].index(False)]
-        raise ValueError(
-            f"{empty} holds no images ({' '.join(sorted(SUFFIXES))}); remove it"
-        )
-    paths = [path for mine in found for path in mine]
+        raise ValueError(f"{empty} holds no images {sorted(SUFFIXES)}; remove it")
     labels = [label for label, mine in enumerate(found) for _ in mine]
     return paths, labels, tuple(f.name for f in folders) or ("image",)
 
@@ -320,10 +325,8 @@ def open_folder(
                 raise
             errors += 1
             if errors > max_errors or errors == len(paths):
-                raise ValueError(
-                    f"more than {max_errors} unreadable images in {root}, or no other; "
-                    f"the last: {error}"
-                ) from error
+                got = f"more than {max_errors} unreadable images in {root}, or no other"
+                raise ValueError(f"{got}; the last: {error}") from error
             continue
         images.append(image)
         kept.append(label)
@@ -341,25 +344,20 @@ def from_tensors(images: Tensor, labels: Tensor | None, name: str) -> ImageSet:
         ValueError: wrong shape, type, range, NaN, or labels that do not fit.
     """
     if images.ndim != 4 or images.shape[2] != images.shape[3] or not len(images):
-        raise ValueError(
-            f"images has shape {tuple(images.shape)}, want (N, c, H, H); crop or pad"
-        )
+        got = f"images has shape {tuple(images.shape)}"
+        raise ValueError(f"{got}, want (N, c, H, H); crop or pad")
     if images.is_floating_point():
         low, high = (x.item() for x in torch.aminmax(images))
         if not (low >= -1.001 and high <= 1.001):
-            raise ValueError(
-                f"images has values {low:.4g}..{high:.4g}, want floats in [-1, 1] "
-                "or uint8 0..255"
-            )
+            raise ValueError(f"images has values {low:.4g}..{high:.4g}, want floats in "
+                             "[-1, 1] or uint8 0..255")
         images = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     if images.dtype != torch.uint8:
         raise ValueError(f"images is {images.dtype}, want uint8 or floats in [-1, 1]")
     labels = torch.as_tensor(labels if labels is not None else [0] * len(images)).long()
     if labels.shape != images.shape[:1] or labels.min() < 0:
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)} for {len(images)} images, "
-            "want one id >= 0 each"
-        )
+        got = f"labels has shape {tuple(labels.shape)} for {len(images)} images"
+        raise ValueError(f"{got}, want one id >= 0 each")
     classes = tuple(str(i) for i in range(int(labels.max()) + 1))
     mark = digest(images.numpy().tobytes(), labels.numpy().tobytes())
     side, channels = images.shape[-1], images.shape[1]
@@ -367,20 +365,30 @@ def from_tensors(images: Tensor, labels: Tensor | None, name: str) -> ImageSet:
 
 # %% ../nbs/appendices/a2_data.ipynb #from-rows
 def from_rows(rows: Any, side: int, channels: int, name: str) -> ImageSet:
-    """A torchvision set of (PIL, label), or rows with "image" and "label"."""
+    """A torchvision set of (PIL, label), or rows with "image" and "label".
+
+    Raises:
+        ValueError: no rows, or one without an image and an id, with its place.
+    """
     images, labels = [], []
+    if not len(rows):
+        raise ValueError("source is empty, want at least one image")
     for i in range(len(rows)):
         row = rows[i]
-        pair = (row["image"], row["label"]) if isinstance(row, dict) else row
-        image = to_mode(pair[0], channels)
+        pair = [row.get("image"), row.get("label")] if isinstance(row, dict) else row
+        image, label = pair if isinstance(pair, Sequence) and len(pair) == 2 else (0, 0)
+        if not isinstance(image, Image.Image) or not hasattr(label, "__index__"):
+            got = list(row) if isinstance(row, dict) else type(row).__name__
+            raise ValueError(f"source[{i}] is {got}, want a PIL image and a class id, "
+                             'as a pair or as the "image" and "label" of a row')
+        image = to_mode(image, channels)
         if image.size != (side, side):
             image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
         pixels = np.array(image).reshape(side, side, channels)
         images.append(torch.from_numpy(pixels).permute(2, 0, 1))
-        labels.append(int(pair[1]))
+        labels.append(int(label))
     made = from_tensors(torch.stack(images), torch.tensor(labels), name)
-    names = getattr(rows, "classes", None)
-    made.classes = tuple(names) if names else made.classes
+    made.classes = tuple(getattr(rows, "classes", None) or made.classes)
     return made
 
 # %% ../nbs/appendices/a2_data.ipynb #fashion-classes
@@ -414,8 +422,7 @@ def open_fashion(part: str, root: str | Path | None) -> ImageSet:
     if base is None:
         raise FileNotFoundError(
             "Fashion-MNIST needs root= (or --root, or the variable SRDD_DATA): the "
-            'folder that holds FashionMNIST/raw; "fashion-slice" is shipped'
-        )
+            'folder that holds FashionMNIST/raw; "fashion-slice" is shipped')
     stem, found = "train" if part == "fashion" else "t10k", []
     folders = [Path(base) / p for p in ("FashionMNIST/raw", "raw", ".")]
     for kind in (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"):
@@ -499,17 +506,18 @@ def open_images(
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
     sizes = (side or 32, channels or 3)
+    odd = isinstance(source, dict | Tensor | np.ndarray)
     if isinstance(source, str) and source in NAMED:
         made = NAMED[source](root, *sizes)
-    elif isinstance(source, tuple) and isinstance(source[0], Tensor):
+    elif isinstance(source, tuple) and len(source) == 2 and torch.is_tensor(source[0]):
         made = from_tensors(source[0], source[1], "tensors")
     elif isinstance(source, (str, Path)):
         made = open_folder(Path(source), *sizes, on_error, max_errors, upsample, flip)
-    elif hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+    elif hasattr(source, "__len__") and hasattr(source, "__getitem__") and not odd:
         made = from_rows(source, *sizes, type(source).__name__)
     else:
         raise ValueError(f"source is a {type(source).__name__}, want a folder, a name, "
-                         "two tensors or a set")
+                         "a pair of tensors (images, labels) or a set")
     got = (made.channels, made.side)
     if got != (want := (channels or got[0], side or got[1])):
         raise ValueError(f"{made.name} has (channels, side) {got}, want {want}")

@@ -9,15 +9,18 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ._inputs import float_type, seeds_of, usable
 from ._kernels import fused
 from .fast import Replay, replayed
 from .figures import to_pil
 from .files import (
     CheckpointError,
+    check_whole,
     config_from_dict,
     load_tensors,
     read_json,
@@ -36,7 +39,7 @@ from .sampling import (
     SampleConfig,
     Sampled,
     check_pair,
-    image_seeds,
+    plain_number,
     sample_labels,
 )
 from .tokenizer import Tokenizer
@@ -107,27 +110,28 @@ class Pipeline:
         name: str | Path,
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: str | torch.dtype = torch.float32,
     ) -> Pipeline:
         """Load a model folder, a shipped model ("fashion") or a hub id.
 
+        Args:
+            name: of the model.
+            device: where the networks go.
+            dtype: of their weights, "float32", "bfloat16" or "float16".
         Raises:
             FileNotFoundError: nothing of that name, with what was looked for.
             CheckpointError: a file is damaged, missing or of another shape.
+            ValueError: a device that is not there, or no type of a float.
         """
+        place = {"device": usable(device), "dtype": float_type(dtype)}
         folder = resolve_model(str(name))
-        facts = read_json(folder / "manifest.json")
-        presets, decoder = facts.get("presets", {}), facts.get("decoder")
-        tokenizer = Tokenizer.from_pretrained(folder, device=device, dtype=dtype)
-        painter = decoder and load_decoder(tokenizer, inside(folder, decoder))
-        return cls(
-            tokenizer,
-            ScaleTransformer.from_pretrained(folder, device=device, dtype=dtype),
-            classes=facts.get("classes", ()),
-            sampling=sampling_from(facts.get("sampling", {})),
-            presets={k: sampling_from(row["sampling"]) for k, row in presets.items()},
-            painter=painter,
-        )
+        settings, decoder = read_settings(folder / "manifest.json")
+        tokenizer = Tokenizer.from_pretrained(folder, **place)
+        if decoder is not None:
+            painter = load_decoder(tokenizer, inside(folder, decoder))
+            settings["painter"] = painter
+        transformer = ScaleTransformer.from_pretrained(folder, **place)
+        return cls(tokenizer, transformer, **settings)
 
     def save_pretrained(
         self, folder: str | Path, *, dtype: torch.dtype | None = None, **facts: Any
@@ -166,7 +170,7 @@ class Pipeline:
     def to(self, device: str | torch.device) -> Pipeline:
         """Move the networks, the painter included; returns the pipeline itself."""
         for network in (self.tokenizer, self.transformer, self.painter):
-            network.to(device)
+            network.to(usable(device))
         self.graphs = None  # they hold the old weights
         return self
 
@@ -179,26 +183,40 @@ class Pipeline:
         """Ids of classes given by id or name, one or several.
 
         Raises:
-            ValueError: an unknown name or id, with the known ones.
+            ValueError: as `class_id`, or no class at all.
         """
-        if isinstance(class_labels, Tensor):
+        if isinstance(class_labels, Tensor | np.ndarray):
             class_labels = class_labels.flatten().tolist()
-        several = isinstance(class_labels, Iterable) and not isinstance(
-            class_labels, str
-        )
-        labels, ids = list(class_labels) if several else [class_labels], []
+        single = isinstance(class_labels, str) or not isinstance(class_labels, Iterable)
+        labels = [class_labels] if single else list(class_labels)
         if not labels:
             raise ValueError("class_labels is empty, want at least one class")
-        for label in labels:
-            known = {name.lower(): i for i, name in enumerate(self.classes)}
-            index = known.get(label.lower(), -1) if isinstance(label, str) else label
-            if not isinstance(index, int) or not 0 <= index < len(self.classes):
-                raise ValueError(
-                    f"class_labels has {label!r}, want an id in "
-                    f"0..{len(self.classes) - 1} or one of {', '.join(self.classes)}"
-                )
-            ids.append(index)
-        return ids
+        return [self.class_id(label) for label in labels]
+
+    def class_id(self, label: Any) -> int:
+        """Id of the class that a text or a whole number means.
+
+        A text is the name of a class, else a name in another case, else an id.
+
+        Raises:
+            ValueError: an unknown name or id, with the known ones, or a text that may
+                mean several classes.
+        """
+        names, index = self.classes, plain_number(label)
+        if isinstance(label, str):
+            exact = [i for i, x in enumerate(names) if x == label]
+            text = label.casefold()
+            found = exact or [i for i, x in enumerate(names) if x.casefold() == text]
+            if len(found) > 1:
+                which = " or ".join(f"{names[i]!r} (id {i})" for i in found)
+                raise ValueError(f"class_labels has {label!r}, want {which}")
+            index = found[0] if found else int(label) if label.isdecimal() else -1
+        if type(index) is not int or not 0 <= index < len(names):
+            raise ValueError(
+                f"class_labels has {label!r}, want an id in "
+                f"0..{len(names) - 1} or one of {', '.join(names)}"
+            )
+        return index
 
     def __call__(
         self,
@@ -224,7 +242,7 @@ class Pipeline:
                 arguments still change them.
             num_images_per_label: images for each label (or in all, without).
             generator: one for the call or one per image. Only its initial
-                seed is read, so the same generator always gives the same
+                seed is read, so in float32 the same generator gives the same
                 images, whatever the batch size.
             output_type: "pil", "pt" or "np".
             batch_size: images per pass through the networks.
@@ -242,17 +260,12 @@ class Pipeline:
             raise ValueError(
                 f"output_type must be one of {OUTPUT_TYPES}, got {output_type!r}"
             )
-        if batch_size < 1 or num_images_per_label < 1:
-            raise ValueError(
-                "batch_size and num_images_per_label must be at least 1, got "
-                f"{batch_size} and {num_images_per_label}"
-            )
+        batch_size = check_whole(plain_number(batch_size), "batch_size", usual=64)
+        count = check_whole(plain_number(num_images_per_label), "num_images_per_label")
         config = self.config_with(guidance_scale, sampling, preset)
         ids = None
-        count = num_images_per_label
         if class_labels is not None:
-            each = self.class_ids(class_labels)
-            ids = [label for label in each for _ in range(num_images_per_label)]
+            ids = [i for i in self.class_ids(class_labels) for _ in range(count)]
             count = len(ids)
         seeds = seeds_of(generator, count)
         hook = self.step_hook(callback_on_step_end, callback_on_step_end_tensor_inputs)
@@ -342,7 +355,7 @@ class Pipeline:
             ValueError: no preset of that name, with the known ones.
         """
         known = SAMPLING_PRESETS | self.presets
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ValueError(f"preset must be one of {', '.join(known)}, got {name!r}")
         return known[name]
 
@@ -358,6 +371,10 @@ class Pipeline:
             )
         if callback is None:
             return None
+        if not callable(callback):
+            raise ValueError(
+                f"callback_on_step_end must be a function, got {callback!r}"
+            )
         scales = len(self.transformer.config.schedule)
 
         def hook(step: Step) -> None:
@@ -382,7 +399,7 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         CheckpointError: the name leads elsewhere.
     """
-    if name in ("", "..") or Path(name).name != name:
+    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
         raise CheckpointError(
             f"{folder / 'manifest.json'} has the decoder {name!r}, want the name of a "
             "folder beside it"
@@ -443,34 +460,35 @@ def load_decoder(tokenizer: Tokenizer, folder: str | Path) -> Tokenizer:
 
 def sampling_from(facts: dict[str, Any]) -> SampleConfig:
     """A `SampleConfig` from its JSON form."""
-
-    def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-    known = with_tuples(facts)
+    known = dict(facts)
     if known.get("resampling") is not None:
-        known["resampling"] = ResamplingPlan(**with_tuples(known["resampling"]))
-    return SampleConfig(**known)
+        known["resampling"] = config_from_dict(ResamplingPlan, known["resampling"])
+    return config_from_dict(SampleConfig, known)
 
 
-def seeds_of(
-    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
-) -> list[int]:
-    """One seed per image from one generator, one per image, or chance.
+def read_settings(path: Path) -> tuple[dict[str, Any], Any]:
+    """What a model's manifest says to `Pipeline`, and the name of its decoder.
 
     Raises:
-        ValueError: a list of generators of another length.
+        FileNotFoundError: no such file.
+        CheckpointError: it says something else.
     """
-    if generator is None:
-        return image_seeds(int(torch.randint(2**62, ())), count)
-    if isinstance(generator, torch.Generator):
-        return image_seeds(generator.initial_seed(), count)
-    if len(generator) != count:
-        raise ValueError(
-            f"generator has {len(generator)} entries for {count} images; "
-            "pass one per image, or a single one"
-        )
-    return [image_seeds(g.initial_seed(), 1)[0] for g in generator]
+    facts = read_json(path)
+    try:
+        presets, names = facts.get("presets", {}), facts.get("classes", [])
+        if not isinstance(names, list) or not all(isinstance(x, str) for x in names):
+            raise TypeError(f"classes is {names!r}, want a list of names")
+        settings = {
+            "classes": names,
+            "sampling": sampling_from(facts.get("sampling", {})),
+            "presets": {k: sampling_from(v["sampling"]) for k, v in presets.items()},
+        }
+        return settings, facts.get("decoder")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is no manifest of a model ({type(error).__name__}: {error}); "
+            "copy the folder again"
+        ) from error
 
 
 def convert(images: Tensor, output_type: str) -> Any:

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['GUIDANCE_RULES', 'RESAMPLING_RULES', 'RESAMPLING_LAWS', 'SAMPLING_PRESETS', 'TIES', 'NOISE_PART', 'at_scale',
-           'check_each', 'is_count', 'ResamplingPlan', 'SampleConfig', 'sampling_preset', 'guide', 'smallest_kept',
-           'filter_logits', 'kept_codes', 'image_seeds', 'full_precision', 'gumbel_noise', 'ScaleTrace', 'Sampled',
-           'ScaleSampler', 'sample', 'sample_labels', 'check_pair', 'check_configs']
+           'plain_number', 'check_each', 'is_count', 'ResamplingPlan', 'SampleConfig', 'sampling_preset', 'guide',
+           'smallest_kept', 'filter_logits', 'kept_codes', 'image_seeds', 'full_precision', 'gumbel_noise',
+           'ScaleTrace', 'Sampled', 'ScaleSampler', 'sample', 'sample_labels', 'check_pair', 'check_configs']
 
 # %% ../nbs/09_sampling.ipynb #exported-imports
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
@@ -23,11 +24,7 @@ from .data import hash_counter, mix64
 from .quantization import ScaleCodes, Step
 from .tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import (
-    Condition,
-    ScaleTransformer,
-    TransformerConfig,
-    check_labels,
-    map_rows,
+    Condition, ScaleTransformer, TransformerConfig, check_labels, map_rows,
 )
 
 # %% ../nbs/09_sampling.ipynb #guidance-rules
@@ -41,6 +38,15 @@ RESAMPLING_LAWS = ("head", "map", "same")
 def at_scale(value: Any, k: int) -> Any:
     """A setting at scale k: one number for all scales, or a tuple with one each."""
     return value[k] if isinstance(value, tuple) else value
+
+
+def plain_number(value: Any) -> Any:
+    """A number of any library as Python's own, also in a tuple; all else as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(plain_number, value))
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def check_each(
@@ -95,8 +101,9 @@ class ResamplingPlan:
     law: str = "head"
 
     def __post_init__(self) -> None:
-        known = {"rule": RESAMPLING_RULES, "law": RESAMPLING_LAWS}
-        for name, names in known.items():
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, plain_number(value))
+        for name, names in (("rule", RESAMPLING_RULES), ("law", RESAMPLING_LAWS)):
             if (got := getattr(self, name)) not in names:
                 raise ValueError(f"{name} must be one of {names}, got {got!r}")
         if not isinstance(self.scales, tuple | None):
@@ -163,6 +170,8 @@ class SampleConfig:
     back_to: int | None = None
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, plain_number(value))
         if not isinstance(self.resampling, ResamplingPlan | None):
             raise ValueError(f"resampling must be a plan, got {self.resampling!r}")
         check_each("guidance", self.guidance, math.isfinite, "a finite number")
@@ -171,9 +180,8 @@ class SampleConfig:
         ends = self.interval
         pair = isinstance(ends, tuple) and [type(x) in (int, float) for x in ends]
         if pair != [True, True] or not 0 <= ends[0] <= ends[1] <= 1:
-            raise ValueError(
-                f"interval must be two numbers in [0, 1], low and high, got {ends!r}"
-            )
+            wanted = "two numbers in [0, 1], low and high"
+            raise ValueError(f"interval must be {wanted}, got {ends!r}")
         back, count = 0 if self.back_to is None else self.back_to, "an integer >= 0"
         check_each("guidance_off", self.guidance_off, is_count, count, several=False)
         check_each("back_to", back, is_count, count, several=False)
@@ -222,7 +230,7 @@ def sampling_preset(name: str) -> SampleConfig:
         ValueError: no preset of that name.
     Source: Tian et al. 2024, released code; its weight t is w - 1.
     """
-    if name not in SAMPLING_PRESETS:
+    if not isinstance(name, str) or name not in SAMPLING_PRESETS:
         names = ", ".join(SAMPLING_PRESETS)
         raise ValueError(f"preset must be one of {names}, got {name!r}")
     return SAMPLING_PRESETS[name]
@@ -242,10 +250,8 @@ def guide(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     Source: Ho and Salimans 2022, Eq. 6 with w = scale - 1. Chapter 9, (eq-guide).
     """
     if cond.shape != uncond.shape:
-        raise ValueError(
-            f"cond {tuple(cond.shape)} and uncond {tuple(uncond.shape)} "
-            "must have one shape"
-        )
+        got = f"cond {tuple(cond.shape)} and uncond {tuple(uncond.shape)}"
+        raise ValueError(f"{got} must have one shape")
     return torch.lerp(uncond, cond, scale)
 
 # %% ../nbs/09_sampling.ipynb #filter-logits
@@ -313,10 +319,8 @@ def image_seeds(seed: int, count: int, start: int = 0) -> list[int]:
         count: images wanted.
         start: index of the first one.
     """
-    return [
-        mix64(seed, index) & 0x7FFF_FFFF_FFFF_FFFF
-        for index in range(start, start + count)
-    ]
+    places = range(start, start + count)
+    return [mix64(seed, index) & 0x7FFF_FFFF_FFFF_FFFF for index in places]
 
 
 @contextmanager
@@ -589,9 +593,8 @@ def check_configs(
         for name in ("guidance", "top_k", "top_p", "temperature", "passes"):
             value = getattr(settings, name, 0)
             if isinstance(value, tuple) and len(value) != scales:
-                raise ValueError(
-                    f"{name} has {len(value)} numbers, the schedule {scales} scales"
-                )
+                got = f"{name} has {len(value)} numbers"
+                raise ValueError(f"{got}, the schedule {scales} scales")
     asked = getattr(config.resampling, "scales", None) or ()
     beyond = [k for k in asked if k >= scales]
     if beyond or config.guidance_off > scales:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import mix64
-from .files import Pretrained
+from .files import Pretrained, check_tensor
 from . import quantization
 from .scales import VAR_256, ScaleSchedule
 
@@ -283,38 +283,36 @@ def check_images(images: Tensor, shape: tuple[int, int, int]) -> None:
     """Refuse images that a network would silently turn into nonsense.
 
     Raises:
-        ValueError: not ``(b, *shape)``, not floating point, NaN, or outside
-            [-1, 1] by more than rounding.
+        ValueError: no tensor, not ``(b, *shape)``, not floating point, NaN, or
+            outside [-1, 1] by more than rounding.
     """
     want = f"want (b, {', '.join(map(str, shape))}) float in [-1, 1]"
-    if images.ndim != 4 or tuple(images.shape[1:]) != shape or not len(images):
-        raise ValueError(
-            f"images has shape {tuple(images.shape)}, {want}; resize, pad or "
-            "convert the channels first (srdd.data.open_images does)"
-        )
+    if check_tensor(images, "images").shape[1:] != shape or not len(images):
+        raise ValueError(f"images has shape {tuple(images.shape)}, {want}; resize, pad "
+                         "or convert the channels first (srdd.data.open_images does)")
     if not images.is_floating_point():
         raise ValueError(f"images is {images.dtype}, {want}; use images / 127.5 - 1")
     low, high = (x.item() for x in torch.aminmax(images))
     if not (low >= -1.001 and high <= 1.001):
-        raise ValueError(
-            f"images has values from {low:.4g} to {high:.4g}, {want}; NaN means "
-            "a broken file, 0..255 wants images / 127.5 - 1"
-        )
+        raise ValueError(f"images has values from {low:.4g} to {high:.4g}, {want}; NaN "
+                         "means a broken file, 0..255 wants images / 127.5 - 1")
 
 
 def check_tokens(tokens: list[Tensor], vocab: int) -> None:
     """Refuse token ids outside the codebook.
 
     Raises:
-        ValueError: an id below 0 or not below `vocab`, another dtype than
-            int64 or int32, another shape than ``(b, s_k^2)``.
+        ValueError: an id below 0 or not below `vocab`, no tensor, another dtype
+            than int64 or int32, another shape than ``(b, s_k^2)`` with one b > 0.
     """
     for k, ids in enumerate(tokens):
-        if ids.dtype not in (torch.int64, torch.int32) or ids.ndim != 2:
-            raise ValueError(
-                f"tokens[{k}] is {ids.dtype} of shape {tuple(ids.shape)}, want "
-                "int64 ids (b, s_k^2)"
-            )
+        kind = check_tensor(ids, f"tokens[{k}]").dtype
+        if kind not in (torch.int64, torch.int32) or ids.ndim != 2 or not ids.numel():
+            raise ValueError(f"tokens[{k}] is {kind} of shape {tuple(ids.shape)}, want "
+                             "int64 ids (b, s_k^2)")
+        if len(ids) != len(tokens[0]):
+            raise ValueError(f"tokens[{k}] has {len(ids)} images, tokens[0] "
+                             f"{len(tokens[0])}; want the same ones at each scale")
         low, high = (int(x) for x in torch.aminmax(ids))
         if low < 0 or high >= vocab:
             raise ValueError(
@@ -357,8 +355,8 @@ class Tokenizer(nn.Module, Pretrained):
         return self.config.image_channels, side, side
 
     def features(self, images: Tensor) -> Tensor:
-        """The encoder's maps f, ``(b, z, h, h)``."""
-        return self.quant_conv(self.encoder(images))
+        """The encoder's maps f, ``(b, z, h, h)``, in the dtype of the weights."""
+        return self.quant_conv(self.encoder(images.to(self.quant_conv.weight.dtype)))
 
     def decode_map(self, f_hat: Tensor, chunk: int | None = None) -> Tensor:
         """Images of accumulated maps, ``(b, c, H, W)`` in [-1, 1].

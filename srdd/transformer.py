@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TransformerConfig', 'preset', 'Condition', 'split_vectors', 'SelfAttention', 'attention_constants', 'MLP',
-           'modulated', 'Block', 'ready_blocks', 'drop_rates', 'check_inputs', 'cache_mix', 'packed_mix', 'fresh_cache',
-           'map_rows', 'MaskHead', 'all_blocks', 'modulations', 'embed_scales', 'see_known', 'ScaleTransformer',
-           'initialise', 'check_labels']
+           'modulated', 'Block', 'ready_blocks', 'drop_rates', 'check_inputs', 'check_labels', 'cache_mix',
+           'packed_mix', 'fresh_cache', 'map_rows', 'MaskHead', 'all_blocks', 'modulations', 'embed_scales',
+           'see_known', 'ScaleTransformer', 'initialise']
 
 # %% ../nbs/06_transformer.ipynb #exported-imports
 import math
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from srdd.attention import (
     MASKS, KeyValueCache, Linear, attend, attend_keys, of_length, project,
 )
-from .files import Pretrained
+from .files import Pretrained, check_tensor
 from .scales import VAR_256, VAR_512, ScaleSchedule, area_down
 
 # %% ../nbs/06_transformer.ipynb #transformerconfig
@@ -288,14 +288,36 @@ def check_inputs(inputs: Tensor, config: TransformerConfig, first: int) -> None:
         config: gives n and z.
         first: tokens of the first scale, which has no input.
     Raises:
-        ValueError: another shape.
+        ValueError: no tensor, or another shape.
     """
     want = (config.schedule.length - first, config.code_width)
-    if inputs.ndim != 3 or inputs.shape[1:] != want:
+    if check_tensor(inputs, "inputs").ndim != 3 or inputs.shape[1:] != want:
         raise ValueError(
             f"inputs has shape {tuple(inputs.shape)}, want (b, {want[0]}, {want[1]}): "
             f"the packed maps of the scales {config.schedule.sides}"
         )
+
+# %% ../nbs/06_transformer.ipynb #check-labels
+def check_labels(labels: Tensor, classes: int, null: int | None = None) -> None:
+    """Refuse class ids that a model does not know.
+
+    Args:
+        labels: should be ``(b,)`` int64.
+        classes: of the model.
+        null: the null label where it is one too, in training. There the host looks
+            at ids on a CPU alone: for those of a GPU it would have to wait.
+    Raises:
+        ValueError: no tensor, not ``(b,)`` int64, or an id outside 0..classes - 1.
+    """
+    if check_tensor(labels, "labels").ndim != 1 or labels.dtype != torch.int64:
+        got = f"labels has shape {tuple(labels.shape)} and dtype {labels.dtype}"
+        raise ValueError(f"{got}, want (b,) int64")
+    if null is not None and (torch.compiler.is_compiling() or not labels.is_cpu):
+        return
+    bad = labels[(labels < 0) | (labels >= classes) & (labels != null)]
+    if len(bad):
+        got = f"labels has {bad.unique().tolist()}, want ids in 0..{classes - 1}"
+        raise ValueError(f"{got}; for no class pass {null}")
 
 # %% ../nbs/06_transformer.ipynb #cache-mix
 def cache_mix(cache: KeyValueCache, block: int, scale: int) -> Callable[..., Tensor]:
@@ -481,9 +503,10 @@ class ScaleTransformer(nn.Module, Pretrained):
         Returns:
             ``(b, n, v)`` float32.
         Raises:
-            ValueError: inputs of another shape.
+            ValueError: inputs of another shape, labels that `check_labels` refuses.
         """
         check_inputs(inputs, self.config, self.config.schedule.starts[1])
+        check_labels(labels, self.config.classes, self.null_label)
         config, condition = self.config, self.condition(labels)
         rows = (condition.start + self.start_embed, self.token_proj(inputs))
         levels = config.schedule.levels(inputs.device)
@@ -575,22 +598,3 @@ def initialise(model: ScaleTransformer) -> None:
         else:
             block.modulation.weight[: 2 * width].mul_(1e-3)
             block.modulation.weight[2 * width :].mul_(0.5)
-
-# %% ../nbs/06_transformer.ipynb #check-labels
-def check_labels(labels: Tensor, classes: int) -> None:
-    """Refuse class ids that a model does not know.
-
-    Raises:
-        ValueError: not ``(b,)`` int64, or an id outside 0..classes - 1.
-    """
-    if labels.ndim != 1 or labels.dtype != torch.int64:
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)} and dtype {labels.dtype}, "
-            "want (b,) int64"
-        )
-    bad = labels[(labels < 0) | (labels >= classes)]
-    if len(bad):
-        raise ValueError(
-            f"labels has {bad.unique().tolist()}, want ids in 0..{classes - 1}; "
-            "for no class pass None"
-        )

@@ -114,6 +114,40 @@ def test_a_flat_folder_is_one_class(tmp_path):
     assert open_images(tmp_path, side=8).classes == ("image",)
 
 
+def test_images_beside_class_folders_are_refused_not_lost(folder):
+    picture().save(folder / "loose.png")
+    words = r"loose\.png beside cat.0\.png: move each image into a folder of its class"
+    with pytest.raises(ValueError, match=words):
+        open_images(folder, side=16)
+    (folder / "loose.png").rename(folder / "loose.txt")
+    assert open_images(folder, side=16).classes == ("cat", "dog")
+
+
+def test_a_folder_without_images_beside_images_is_no_class(tmp_path):
+    for name in ("notes", "more"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("a")
+    picture().save(tmp_path / "a.png")
+    images = open_images(tmp_path, side=16)
+    assert images.classes == ("image",) and len(images) == 1
+
+
+def test_what_is_hidden_is_no_image(folder):
+    for place in (folder, folder / "cat", folder / "cat" / "deep"):
+        (place / ".thumbs").mkdir(parents=True)
+        picture().save(place / ".thumbs" / "0.png")
+        picture().save(place / "._0.png")
+    images = open_images(folder, side=16)
+    assert images.classes == ("cat", "dog") and len(images) == 6
+    flat = open_images(folder / "cat", side=16)
+    assert flat.classes == ("image",) and len(flat) == 3
+    with pytest.raises(ValueError, match="deep holds no images"):
+        open_images(folder / "cat" / "deep")
+    hidden = folder / ".data"  # asked for by name
+    (folder / "dog").rename(hidden)
+    assert len(open_images(hidden, side=16)) == 3
+
+
 @pytest.mark.parametrize(
     "mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1", "I;16", "F"]
 )
@@ -238,10 +272,48 @@ def test_tensors_torchvision_sets_and_rows_agree():
     assert torch.equal(floats.source, pixels)
 
 
-@pytest.mark.parametrize("source", [3, None])
+@pytest.mark.parametrize(
+    "source", [3, None, torch.zeros(2, 1, 4, 4), np.zeros((2, 4, 4)), {"image": []}]
+)
 def test_other_sources_are_refused(source):
-    with pytest.raises(ValueError, match="source is a"):
+    with pytest.raises(
+        ValueError, match="source is a .*pair of tensors .images, labels"
+    ):
         open_images(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ([], "source is empty"),
+        ((), "source is empty"),
+        ([picture()], "source.0. is Image, want a PIL image and a class id"),
+        ([(picture(), 0), picture()], "source.1. is Image"),
+        (
+            [{"image": picture()}],
+            r"source.0. is \['image'\], want .*\"label\" of a row",
+        ),
+        ([{"img": picture(), "label": 0}], r"source.0. is \['img', 'label'\]"),
+        ([{"image": picture(), "label": None}], "want a PIL image and a class id"),
+        ([(picture(), "cat")], "source.0. is tuple"),
+        ([(picture(), 0.5)], "source.0. is tuple"),
+        ([(picture(), 0, 0)], "source.0. is tuple"),
+        ([(torch.zeros(1, 4, 4), 0)], "source.0. is tuple"),
+        ([np.zeros((4, 4))], "source.0. is ndarray"),
+        (["a.png", "b.png"], "source.0. is str"),
+        ((torch.zeros(2, 1, 4, 4),), "source.0. is Tensor"),
+        ((np.zeros((2, 1, 4, 4)), np.zeros(2)), "source.0. is ndarray"),
+    ],
+)
+def test_rows_without_an_image_and_an_id_are_named(source, words):
+    with pytest.raises(ValueError, match=words):
+        open_images(source, side=8)
+
+
+def test_ids_of_any_library_label_rows():
+    ids = (np.int64(1), torch.tensor(0), True, 2)
+    made = open_images([(picture(), i) for i in ids], side=8)
+    assert made.labels.tolist() == [1, 0, 1, 2]
 
 
 def test_a_wrong_policy_and_a_wrong_size_are_refused():
@@ -296,6 +368,17 @@ def test_a_split_keeps_the_classes_in_proportion():
     assert not set(train.rows.tolist()) & set(held.rows.tolist())
     with pytest.raises(ValueError, match="fraction"):
         train.split(1.0)
+
+
+@pytest.mark.parametrize(("count", "fraction"), [(8, 0.99), (4, 0.1), (0, 0.5)])
+def test_a_split_with_nothing_left_to_train_on_is_refused(count, fraction):
+    few = colour_shapes(8, 8, 0).subset(range(count))
+    with pytest.raises(
+        ValueError, match=f"fraction {fraction} of {count} images leaves"
+    ):
+        few.split(fraction)
+    train, held = colour_shapes(8, 8, 0).split(0.5)
+    assert len(train) == len(held) == 4
 
 
 def test_a_subset_of_a_subset_shows_the_right_images():

@@ -67,6 +67,7 @@ HAND_WRITTEN = {
     "theorem",
     "tokenizer_study",
     "_draw",
+    "_inputs",
     "_kernels",
 }
 EXPORTS = {"export", "exports", "exporti"}

@@ -66,8 +66,40 @@ def test_reading_a_generator_does_not_move_it(pipe):
 
 
 def test_names_ids_and_tensors_mean_the_same_classes(pipe):
-    for labels in ("dog", 1, ["dog"], [1], torch.tensor([1]), ["DOG"]):
+    whole = (np.int64(1), np.array(1), np.uint8([1]), torch.tensor(1), "1")
+    for labels in ("dog", 1, ["dog"], [1], torch.tensor([1]), ["DOG"], *whole):
         assert pipe.class_ids(labels) == [1]
+    assert pipe.class_ids(np.array(["owl", "cat"])) == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("names", "label", "index"),
+    [
+        (("1", "10", "2"), "1", 0),
+        (("1", "10", "2"), "10", 1),
+        (("1", "10", "2"), "2", 2),
+        (("1", "10", "2"), 2, 2),  # a number is an id
+        (("1", "10", "2"), "0", 0),  # no such name: an id
+        (("Cat", "cat", "owl"), "cat", 1),
+        (("Cat", "cat", "owl"), "Cat", 0),
+        (("Cat", "cat", "owl"), "OWL", 2),
+        (("0", "a", "A"), "2", 2),
+    ],
+)
+def test_a_text_is_a_name_before_it_is_an_id(pipe, names, label, index):
+    named = Pipeline(pipe.tokenizer, pipe.transformer, classes=names)
+    assert named.class_ids(label) == named.class_ids([label]) == [index]
+
+
+def test_a_text_that_may_be_several_names_is_refused(pipe):
+    named = Pipeline(pipe.tokenizer, pipe.transformer, classes=("Cat", "cat", "a"))
+    words = r"class_labels has 'CAT', want 'Cat' \(id 0\) or 'cat' \(id 1\)"
+    with pytest.raises(ValueError, match=words):
+        named(["a", "CAT"])
+    twins = Pipeline(pipe.tokenizer, pipe.transformer, classes=("a", "b", "b"))
+    with pytest.raises(ValueError, match=r"'b' \(id 1\) or 'b' \(id 2\)"):
+        twins("b")
+    assert twins.class_ids([1, "2"]) == [1, 2]
 
 
 def test_output_types_agree(pipe):
@@ -128,6 +160,22 @@ def test_an_interrupted_call_leaves_nothing_behind(pipe):
         ({"class_labels": 0, "temperature": 0.0}, "temperature"),
         ({"class_labels": 0, "output_type": "jpeg"}, "output_type"),
         ({"class_labels": 0, "batch_size": 0}, "batch_size"),
+        ({"batch_size": 1.5}, "batch_size .* whole number, got 1.5; give 64"),
+        ({"batch_size": True}, "batch_size .* got True"),
+        ({"num_images_per_label": "2"}, "num_images_per_label .* got '2'; give 1"),
+        (
+            {"generator": 42},
+            r"generator has 42, want .*Generator\(\).manual_seed\(42\)",
+        ),
+        ({"generator": np.int64(7)}, r"generator has .*want .*manual_seed\(7\)"),
+        ({"class_labels": [0], "generator": [42]}, r"has 42, want .*seed\(42\)"),
+        ({"generator": "a seed"}, "generator has 'a', want torch.Generator"),
+        ({"generator": []}, "generator has 0 entries for 1 images"),
+        ({"preset": ["fast"]}, r"preset must be one of plain.* got \['fast'\]"),
+        ({"callback_on_step_end": 5}, "callback_on_step_end must be a function, got 5"),
+        ({"guidance_scale": "3"}, "guidance must be a finite number.* got '3'"),
+        ({"guidance_scale": np.array([3.0])}, "guidance must be a finite number"),
+        ({"top_k": np.float32(3)}, "top_k must be an integer"),
         ({"class_labels": 0, "steps": 5}, "steps.*sampling takes"),
         ({"class_labels": 0, "callback_on_step_end_tensor_inputs": ("x",)}, "'x'"),
     ],
@@ -138,6 +186,59 @@ def test_bad_input_is_named_and_the_pipeline_works_afterwards(pipe, arguments, w
         pipe(**arguments)
     got = pipe([2], generator=seed(0), output_type="pt").images
     assert torch.equal(want, got)
+
+
+def test_numbers_of_numpy_are_numbers(pipe):
+    numpy = pipe(
+        np.int64(1),
+        np.float32(3),
+        top_k=np.int64(5),
+        temperature=(np.float64(0.5), 1, np.float16(2)),
+        num_images_per_label=np.int32(2),
+        batch_size=np.uint8(1),
+        generator=(seed(1), seed(2)),
+    )
+    plain = pipe(
+        1,
+        3.0,
+        top_k=5,
+        temperature=(0.5, 1, 2.0),
+        num_images_per_label=2,
+        generator=[seed(1), seed(2)],
+    )
+    assert numpy.labels == plain.labels == [1, 1]
+    assert all(map(torch.equal, numpy.tokens, plain.tokens))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_type_of_numbers_has_a_name(pipe, tmp_path, dtype):
+    folder = pipe.save_pretrained(tmp_path / "model")
+    for given in (dtype, getattr(torch, dtype)):
+        made = Pipeline.from_pretrained(folder, dtype=given)
+        assert {w.dtype for w in made.transformer.parameters()} == {
+            getattr(torch, dtype)
+        }
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"dtype": "half"}, "dtype must be one of float32, .*, got 'half'"),
+        ({"dtype": "int64"}, "got 'int64'"),
+        ({"dtype": torch.int64}, "got torch.int64"),
+        ({"dtype": 16}, "got 16"),
+        ({"dtype": None}, "got None"),
+        ({"device": "foo"}, "device must be cpu.*, got 'foo'"),
+        ({"device": 1.5}, "device must be cpu.*, got 1.5"),
+        ({"device": "cuda:99"}, "device must be cpu.*, got 'cuda:99'"),
+    ],
+)
+def test_another_type_or_device_is_refused(pipe, given, words):
+    with pytest.raises(ValueError, match=words):
+        Pipeline.from_pretrained("fashion", **given)
+    if "device" in given:
+        with pytest.raises(ValueError, match=words):
+            pipe.to(**given)
 
 
 def test_networks_that_do_not_fit_are_refused(pipe):
@@ -207,7 +308,41 @@ def test_a_damaged_or_missing_folder_is_named(pipe, tmp_path):
         Pipeline.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("labels", [[], 1.5, None.__class__, [0, "tiger"]])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda facts: [], "AttributeError"),
+        (lambda facts: "model", "AttributeError"),
+        (lambda facts: facts | {"sampling": {"cfg": 1}}, "unknown fields .'cfg'"),
+        (lambda facts: facts | {"sampling": None}, "TypeError"),
+        (lambda facts: facts | {"sampling": {"top_p": 2}}, "top_p must be in"),
+        (lambda facts: facts | {"sampling": {"resampling": {"x": 1}}}, "fields .'x'"),
+        (lambda facts: facts | {"sampling": {"resampling": 3}}, "TypeError"),
+        (lambda facts: facts | {"presets": {"fast": {}}}, "KeyError: 'sampling'"),
+        (lambda facts: facts | {"presets": {"fast": 3}}, "TypeError"),
+        (lambda facts: facts | {"presets": ["fast"]}, "AttributeError"),
+        (lambda facts: facts | {"classes": "abc"}, "classes is 'abc', want a list"),
+        (lambda facts: facts | {"classes": [1, 2, 3]}, "want a list of names"),
+        (lambda facts: facts | {"decoder": 3}, "has the decoder 3"),
+        (lambda facts: facts | {"decoder": []}, r"has the decoder \[\]"),
+    ],
+)
+def test_a_manifest_that_says_something_else_is_named(pipe, tmp_path, change, words):
+    folder = pipe.save_pretrained(tmp_path / "model")
+    path = folder / "manifest.json"
+    write_json(path, change(read_json(path)))
+    with pytest.raises(CheckpointError, match=rf"manifest\.json.*{words}"):
+        Pipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        *([], 1.5, None.__class__, [0, "tiger"], True, [0, False], np.array([True])),
+        *(torch.tensor([True]), np.array([1.0]), np.float32(1), [None], [[0]], b"1"),
+        *("-1", "3", "1.0", ""),
+    ],
+)
 def test_labels_that_name_no_class_are_refused(pipe, labels):
     with pytest.raises(ValueError, match="class_labels"):
         pipe(labels)

@@ -1,9 +1,11 @@
 """The sampler: its law, outcome by outcome, and whose noise it is."""
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 
@@ -451,6 +453,21 @@ def test_a_config_refuses(bad, words):
         SampleConfig(**bad)
 
 
+def test_numbers_of_numpy_become_plain_ones():
+    made = SampleConfig(
+        np.float32(3), interval=(np.int64(0), np.float64(1)), top_k=(np.int64(5), 7)
+    )
+    assert made == SampleConfig(3.0, interval=(0, 1.0), top_k=(5, 7))
+    numbers = [made.guidance, *made.interval, *made.top_k]
+    assert [type(x) for x in numbers] == [float, int, float, int, int]
+    plan = ResamplingPlan(passes=np.int64(2), share=(np.float16(0.5),))
+    assert plan == ResamplingPlan(passes=2, share=(0.5,))
+    assert json.loads(json.dumps(asdict(replace(made, resampling=plan))))
+    for bad in (np.bool_(True), np.array([3]), np.float32("nan")):
+        with pytest.raises(ValueError, match="top_k must be an integer"):
+            SampleConfig(top_k=bad)
+
+
 @pytest.mark.parametrize(
     ("labels", "seeds", "options", "words"),
     [
@@ -506,6 +523,8 @@ def test_presets_are_the_published_settings_in_our_convention():
     assert sampling_preset("plain") == SampleConfig()
     with pytest.raises(ValueError, match="one of plain, .* got 'fid'"):
         sampling_preset("fid")
+    with pytest.raises(ValueError, match=r"one of plain, .* got \['fid'\]"):
+        sampling_preset(["fid"])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -265,8 +266,10 @@ NAN = images(1).index_put((torch.tensor([0]),) * 4, torch.tensor(float("nan")))
         (images(1, channels=3), "channels"),
         (images(1, side=16), r"\(1, 1, 16, 16\)"),
         (images(0), "shape"),
+        (images(1).numpy(), "images must be a tensor, got ndarray; torch.as_tensor"),
+        (images(1).tolist(), "images must be a tensor, got list"),
     ],
-    ids="scaled integer shifted nan inf unbatched channels size empty".split(),
+    ids="scaled integer shifted nan inf flat channels size empty array list".split(),
 )
 def test_bad_images_are_refused(tiny, bad, says):
     with pytest.raises(ValueError, match=says):
@@ -274,6 +277,16 @@ def test_bad_images_are_refused(tiny, bad, says):
     with pytest.raises(ValueError, match=says):
         tiny.reconstruct(bad)
     assert len(tiny.encode(images(1))) == 4
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.float64])
+def test_images_enter_in_the_dtype_of_the_weights(tiny, weights):
+    tiny.to(weights)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        given = images(2).to(dtype)
+        want, got = tiny.encode(given.to(weights)), tiny.encode(given)
+        assert all(map(torch.equal, got, want))
+        assert tiny.reconstruct(given).dtype == tiny.features(given).dtype == weights
 
 
 def ids(*changes):
@@ -294,8 +307,12 @@ def ids(*changes):
         (ids((3, torch.zeros(2, 9, dtype=torch.int64))), "needs"),
         (ids()[:3], "needs"),
         (ids() + ids()[:1], "needs"),
+        (ids((2, torch.zeros(3, 9, dtype=torch.int64))), "2. has 3 images, .*0. 2;"),
+        (ids((0, torch.zeros(0, 1, dtype=torch.int64))), r"0. is .* shape \(0, 1\)"),
+        (ids((1, np.zeros((2, 4), int))), "tokens.1. must be a tensor, got ndarray"),
+        (ids((3, [[0] * 16] * 2)), "tokens.3. must be a tensor, got list"),
     ],
-    ids="high negative float bool flat side few many".split(),
+    ids="high negative float bool flat side few many uneven empty array list".split(),
 )
 def test_bad_tokens_are_refused(tiny, bad, says):
     for call in (tiny.decode, tiny.maps):

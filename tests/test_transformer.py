@@ -421,6 +421,31 @@ def test_labels_are_checked(labels, words):
     check_labels(torch.tensor([0, 3]), classes=4)
 
 
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        ([0, 1, 2], "labels must be a tensor, got list"),
+        (torch.tensor([0, 99, 1]), r"labels has \[99\], want ids in 0..3.* pass 4"),
+        (torch.tensor([0, -1, 1]), r"labels has \[-1\]"),
+        (torch.tensor([0.0, 1, 2]), "want .b,. int64"),
+    ],
+)
+def test_the_training_pass_checks_labels_and_knows_the_null_label(labels, words):
+    model, inputs = lively(), given_inputs()
+    with pytest.raises(ValueError, match=words):
+        model(inputs, labels)
+    with pytest.raises(ValueError, match="inputs must be a tensor, got list"):
+        model(inputs.tolist(), LABELS)
+    assert model(inputs, torch.tensor([0, model.null_label, 3])).isfinite().all()
+
+
+def test_no_id_outside_of_a_cpu_is_looked_at_in_training():
+    far = torch.tensor([0, 99], device="meta")  # has no values: looking would raise
+    check_labels(far, classes=4, null=4)
+    with pytest.raises(NotImplementedError):
+        check_labels(far, classes=4)
+
+
 def test_split_vectors_keeps_vectors_whole():
     flat = torch.arange(24.0).view(2, 1, 12)
     parts = split_vectors(flat, 3)
