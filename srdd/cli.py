@@ -276,7 +276,7 @@ def maps_to_paint(
 
 def tokenize(args: argparse.Namespace) -> dict[str, Any]:
     """Encode all images once and keep the tokens in a file."""
-    from .files import save_tokens
+    from .runs import save_tokens
 
     out = check_out(args.out or "tokens.safetensors", ".safetensors")
     made, images, tokens = token_set(args)
@@ -910,7 +910,7 @@ def token_set(args: argparse.Namespace) -> tuple[Any, Any, Any]:
 
     from .data import open_images
     from .distillation import distil
-    from .files import encode_images, load_tokens, token_fingerprint
+    from .runs import encode_images, load_tokens, token_fingerprint
     from .studies import encoding_digest
     from .tokenizer import Tokenizer
 

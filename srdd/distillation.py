@@ -25,7 +25,7 @@ from srdd.costs import (
     transformer_flops,
 )
 from .data import CounterSampler
-from .files import TokenSet
+from .runs import TokenSet
 from .quantization import Step
 from .resampling import check_plan, pass_flops
 from .sampling import SampleConfig, check_configs

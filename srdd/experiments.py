@@ -20,7 +20,8 @@ from .data import ImageSet, digest, open_images, permutation
 from .distillation import generation_flops, shortened
 from .fast import Timing
 from .features import feature_net, shipped_judge, train_judge
-from .files import encode_images, read_json, resolve_model
+from .files import read_json, resolve_model
+from .runs import encode_images
 from .gpu_speed import gpu_suite
 from .likelihood import count_collisions
 from .metrics import (

@@ -410,6 +410,8 @@ def read_statistics(path: str | Path, count: int = 1_281_167) -> FeatureMoments:
         raise CheckpointError(f"{path}: mu and sigma have shapes {shapes}")
     if not (mean.isfinite().all() and sigma.isfinite().all()):
         raise CheckpointError(f"{path}: mu or sigma has NaN or infinity")
+    if (sigma - sigma.mT).abs().max() > 1e-3 * sigma.abs().max():
+        raise CheckpointError(f"{path}: sigma is not symmetric, so it is damaged")
     return FeatureMoments(count, mean, sigma * (count - 1))
 
 

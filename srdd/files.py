@@ -6,9 +6,7 @@
 __all__ = ['FORMAT', 'CheckpointError', 'write_bytes', 'sync_folder', 'write_json', 'read_json', 'save_tensors', 'load_tensors',
            'compare', 'sha256', 'write_manifest', 'verify_manifest', 'check_replaceable', 'saved_files',
            'replace_folder', 'shipped_folder', 'shipped_names', 'resolve_model', 'config_to_dict', 'config_from_dict',
-           'Pretrained', 'save_state', 'load_state', 'latest_state', 'prune_states', 'TrainLog', 'TokenSet',
-           'token_fingerprint', 'encode_images', 'save_tokens', 'load_tokens', 'check_tensor', 'check_whole',
-           'check_range']
+           'Pretrained', 'check_tensor', 'check_whole', 'check_range']
 
 # %% ../nbs/appendices/a4_files.ipynb #exported-imports
 import hashlib
@@ -16,20 +14,17 @@ import json
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib.metadata import version
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import Any, get_type_hints
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
-
-from .data import ImageSet, digest
 
 # %% ../nbs/appendices/a4_files.ipynb #format
 FORMAT = 1
@@ -196,8 +191,8 @@ def verify_manifest(folder: str | Path) -> dict[str, Any]:
     listed = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(listed, dict) or type(manifest.get("format", 0)) is not int:
         raise CheckpointError(
-            f"{folder / 'manifest.json'} lists no files of a saved model; is it another "
-            "program's, or damaged? Copy the folder again"
+            f"{folder / 'manifest.json'} lists no files of a saved model; is it "
+            "another program's, or damaged? Copy the folder again"
         )
     if manifest.get("format", 0) > FORMAT:
         raise CheckpointError(
@@ -218,7 +213,7 @@ def verify_manifest(folder: str | Path) -> dict[str, Any]:
             )
     return manifest
 
-# %% ../nbs/appendices/a4_files.ipynb #replace-folder
+# %% ../nbs/appendices/a4_files.ipynb #check-replaceable
 def check_replaceable(folder: str | Path) -> Path:
     """The folder, refused if what it holds would be lost.
 
@@ -249,7 +244,7 @@ def saved_files(folder: Path) -> set[str]:
     ours = isinstance(manifest, dict) and {"format", "library", "files"} <= set(manifest)
     return {"manifest.json", *manifest["files"]} if ours else set()
 
-
+# %% ../nbs/appendices/a4_files.ipynb #replace-folder
 def replace_folder(fresh: str | Path, final: str | Path) -> None:
     """Put a finished folder in the place of another, on the same disk.
 
@@ -434,182 +429,6 @@ class Pretrained:
         weights = folder / "model.safetensors"
         model.load_state_dict(load_tensors(weights, model.state_dict()))
         return model.to(device=device, dtype=dtype).eval()
-
-# %% ../nbs/appendices/a4_files.ipynb #save-state
-def save_state(
-    folder: str | Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
-) -> Path:
-    """Write a resume file: a folder that counts only when it is complete."""
-    final = Path(folder)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    for stale in final.parent.glob(".saving-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    fresh = Path(tempfile.mkdtemp(dir=final.parent, prefix=".saving-"))
-    save_tensors(fresh / "state.safetensors", tensors)
-    write_json(fresh / "state.json", state)
-    write_manifest(fresh)
-    replace_folder(fresh, final)
-    return final
-
-# %% ../nbs/appendices/a4_files.ipynb #load-state
-def load_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_state` wrote, after checking every hash."""
-    folder = Path(folder)
-    verify_manifest(folder)
-    return load_tensors(folder / "state.safetensors"), read_json(folder / "state.json")
-
-# %% ../nbs/appendices/a4_files.ipynb #latest-state
-def latest_state(folder: str | Path) -> Path | None:
-    """The newest resume file in `folder` that is whole, or None."""
-    for path in sorted(Path(folder).glob("step-*"), reverse=True):
-        try:
-            verify_manifest(path)
-        except (CheckpointError, FileNotFoundError):
-            continue
-        return path
-    return None
-
-# %% ../nbs/appendices/a4_files.ipynb #prune-states
-def prune_states(newest: Path, keep: int = 2) -> None:
-    """Remove all resume files but `newest` and those before it, `keep` in all.
-
-    What has a later step is of an earlier run, which this one did not go on from.
-    """
-    found = sorted(newest.parent.glob("step-*"))
-    last = found.index(newest) + 1
-    for path in (*found[: max(0, last - keep)], *found[last:]):
-        shutil.rmtree(path, ignore_errors=True)
-
-# %% ../nbs/appendices/a4_files.ipynb #trainlog
-class TrainLog:
-    """One JSON object per line; lines after the resumed step are dropped."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path, self.began = path, time.monotonic()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in self.rows(path) if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        write_bytes(path, text.encode())
-
-    @staticmethod
-    def rows(path: Path) -> Iterator[dict[str, Any]]:
-        """Lines of a log; one that a crash cut off is no line."""
-        for line in path.read_text().splitlines() if path.exists() else ():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and "step" in row:
-                yield row
-
-    def write(self, step: int, numbers: dict[str, Any]) -> dict[str, float]:
-        """Append the numbers of a step; return them as plain floats."""
-        seconds = round(time.monotonic() - self.began, 2)
-        row = {key: float(value) for key, value in numbers.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "seconds": seconds} | row) + "\n")
-        return row
-
-# %% ../nbs/appendices/a4_files.ipynb #tokenset
-@dataclass
-class TokenSet:
-    """The tokens of an image set, packed coarse to fine.
-
-    Args:
-        tokens: ``(N, n)`` int16 or int32.
-        labels: ``(N,)`` int64.
-        classes: names, in the order of the labels.
-        sides: of the schedule.
-        fingerprint: of images and tokenizer together.
-    """
-
-    tokens: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    sides: tuple[int, ...]
-    fingerprint: str
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def batch(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Token ids ``(b, n)`` int64 and labels of ``(epoch, index)`` pairs."""
-        index = torch.tensor([i for _, i in pairs])
-        return self.tokens[index].long(), self.labels[index]
-
-# %% ../nbs/appendices/a4_files.ipynb #token-fingerprint
-def token_fingerprint(images: ImageSet, tokenizer_hash: str, flips: bool) -> str:
-    """What a token cache depends on: images, tokenizer, mirror images."""
-    return digest(images.fingerprint, tokenizer_hash, str(bool(flips)))
-
-# %% ../nbs/appendices/a4_files.ipynb #encode-images
-@torch.no_grad()
-def encode_images(
-    images: ImageSet,
-    encode: Callable[[Tensor], list[Tensor]],
-    *,
-    sides: tuple[int, ...],
-    tokenizer_hash: str,
-    flips: bool = False,
-    batch: int = 256,
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> TokenSet:
-    """Tokens of all images, and of their mirror images if asked.
-
-    Args:
-        images: the set.
-        encode: images ``(b, c, H, W)`` to ids per scale, a tokenizer's.
-        sides: its schedule.
-        tokenizer_hash: of its weights; part of the fingerprint.
-        flips: append every mirror image with the same label.
-        batch: images at a time.
-        progress: wraps the loop, for example ``tqdm``.
-    """
-    parts = []
-    for mirror in (False, True)[: 1 + flips]:
-        for start in progress(range(0, len(images), batch)):
-            pixels, _ = images.batch(range(start, min(start + batch, len(images))))
-            ids = encode(pixels.flip(-1) if mirror else pixels)
-            parts.append(torch.cat(ids, dim=1).to(torch.int32).cpu())
-    mark = token_fingerprint(images, tokenizer_hash, flips)
-    labels = images.labels.repeat(1 + flips)
-    return TokenSet(torch.cat(parts), labels, images.classes, tuple(sides), mark)
-
-# %% ../nbs/appendices/a4_files.ipynb #save-tokens
-def save_tokens(path: str | Path, tokens: TokenSet) -> None:
-    """Write a token set as one file, in one move."""
-    small = tokens.tokens.max() < 2**15
-    ids = tokens.tokens.to(torch.int16 if small else torch.int32)
-    facts = {"classes": tokens.classes, "sides": tokens.sides}
-    facts |= {"fingerprint": tokens.fingerprint}
-    stored = {"tokens": ids, "labels": tokens.labels}
-    save_tensors(path, stored, {key: json.dumps(v) for key, v in facts.items()})
-
-# %% ../nbs/appendices/a4_files.ipynb #load-tokens
-def load_tokens(path: str | Path, expect: str | None = None) -> TokenSet:
-    """Read a token set.
-
-    Args:
-        path: what `save_tokens` wrote.
-        expect: fingerprint that it must have.
-    Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: not a token file, or made from other images or by
-            another tokenizer.
-    """
-    stored = load_tensors(path)
-    with safe_open(str(path), "pt") as file:
-        facts = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-    if set(stored) != {"tokens", "labels"} or "fingerprint" not in facts:
-        raise CheckpointError(f"{path} is no token file; make it again")
-    mark = facts["fingerprint"]
-    if expect is not None and mark != expect:
-        raise CheckpointError(
-            f"{path} was made from other images or by another tokenizer "
-            f"(fingerprint {mark}, want {expect}); remove it and make it again"
-        )
-    classes, sides = tuple(facts["classes"]), tuple(facts["sides"])
-    return TokenSet(stored["tokens"], stored["labels"], classes, sides, mark)
 
 # %% ../nbs/appendices/a4_files.ipynb #check-tensor
 def check_tensor(value: Any, name: str) -> Tensor:

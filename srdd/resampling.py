@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .costs import TransformerFlops
-from .files import TokenSet
+from .runs import TokenSet
 from .quantization import Step
 from srdd.sampling import (
     SampleConfig,

@@ -22,14 +22,8 @@ from tqdm.auto import tqdm
 from .data import ImageSet, digest, open_images
 from .distillation import Distilled, with_schedule
 from .fast import interleave, one_thread
-from .files import (
-    TokenSet,
-    encode_images,
-    load_tokens,
-    save_tokens,
-    token_fingerprint,
-    write_json,
-)
+from .files import write_json
+from .runs import TokenSet, encode_images, load_tokens, save_tokens, token_fingerprint
 from .ledger import each, fit, once, part
 from .metrics import Images, Judge, Reference, features_of, score
 from .records import single, spread

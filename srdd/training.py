@@ -8,7 +8,6 @@ __all__ = ['TOKENIZER_TRAINING', 'TrainConfig', 'learning_rate', 'best_dtype', '
            'scale_means', 'random_scale_losses', 'TransformerTask', 'scale_cross_entropy']
 
 # %% ../nbs/08_training.ipynb #exported-imports
-import json
 import math
 import signal
 import threading
@@ -25,11 +24,11 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from .data import CounterSampler, digest, mix64
-from srdd.files import (
-    CheckpointError,
+from .files import CheckpointError, check_whole
+from srdd.runs import (
     TokenSet,
     TrainLog,
-    check_whole,
+    check_same_run,
     latest_state,
     load_state,
     prune_states,
@@ -89,28 +88,22 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.dtype not in (known := ("float32", "bfloat16", "float16")):
             raise ValueError(f"dtype must be one of {known}, got {self.dtype!r}")
-        least = {"warmup": 0, "workers": 0} | dict.fromkeys(
-            ("steps", "batch", "save_every", "log_every", "max_bad_steps"), 1
-        )
-        for name, low in least.items():
-            check_whole(getattr(self, name), name, low)
-        beta1, beta2 = self.betas if isinstance(self.betas, tuple) else (-1, -1)
-        within = {
-            "lr": (self.lr, 1e-12, math.inf),
-            "clip": (self.clip, 1e-12, math.inf),
-            "weight_decay": (self.weight_decay, 0, math.inf),
-            "final_lr": (self.final_lr, 0, 1),
-            "label_drop": (self.label_drop, 0, 1),
-            "ema": (self.ema, 0, 1 - 1e-12),
-            "betas, the first": (beta1, 0, 1 - 1e-12),
-            "betas, the second": (beta2, 0, 1 - 1e-12),
-        }
-        for k, share in enumerate(self.scale_share or ()):
-            within[f"scale_share of scale {k + 1}"] = (share, 1e-12, 1)
-        for name, (value, low, high) in within.items():
-            known = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not known or not low <= value <= high or value == math.inf:
-                raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r}")
+        for name in ("steps", "batch", "save_every", "log_every", "max_bad_steps"):
+            check_whole(getattr(self, name), name)
+        for name in ("warmup", "workers"):
+            check_whole(getattr(self, name), name, 0)
+        tiny, below = 1e-12, 1 - 1e-12
+        for name, values, low, high in (
+            ("lr", (self.lr,), tiny, 1e9), ("clip", (self.clip,), tiny, math.inf),
+            ("weight_decay", (self.weight_decay,), 0, 1e9),
+            ("final_lr", (self.final_lr,), 0, 1), ("ema", (self.ema,), 0, below),
+            ("label_drop", (self.label_drop,), 0, 1), ("betas", self.betas, 0, below),
+            ("scale_share", self.scale_share or (), tiny, 1),
+        ):
+            given = values if isinstance(values, tuple) else ("no tuple",)
+            if not all(type(x) in (int, float) and low <= x <= high for x in given):
+                got = f"{name} must be from {low:g} to {high:g}"
+                raise ValueError(f"{got}, got {getattr(self, name)!r}")
 
 
 TOKENIZER_TRAINING = {"weight_decay": 0.01, "betas": (0.9, 0.99), "clip": 1.0}
@@ -241,7 +234,7 @@ class Trainer:
 
     def __init__(self, task: Task, config: TrainConfig, out: str | Path) -> None:
         self.task, self.config, self.out = task, config, Path(out)
-        self.step = self.bad_steps = 0
+        self.step, self.bad_steps, self.mark = 0, 0, getattr(task, "mark", "")
         self.optimizers = {n: adamw(m, config) for n, m in task.modules.items()}
         self.ema = averaged(task.modules["model"], config.ema)
         self.device = next(task.modules["model"].parameters()).device
@@ -302,8 +295,7 @@ class Trainer:
             for index, entry in moments.items():
                 for key, value in entry.items():
                     tensors[f"adam.{name}.{index}.{key}"] = value
-        mark = getattr(self.task, "mark", "")
-        facts = {"step": self.step, "config": asdict(self.config), "mark": mark}
+        facts = {"step": self.step, "config": asdict(self.config), "mark": self.mark}
         return tensors, facts | {"scaler": self.scaler.state_dict()}
 
     def load(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -331,10 +323,8 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a resume file of this step; keep the newest two."""
-        states = self.out / "states"
-        folder = save_state(states / f"step-{self.step:08d}", *self.state())
-        prune_states(folder, keep=2)
-        return folder
+        folder = self.out / "states" / f"step-{self.step:08d}"
+        return prune_states(save_state(folder, *self.state()), keep=2)
 
 # %% ../nbs/08_training.ipynb #fit
 def fit(
@@ -396,21 +386,7 @@ def resume_into(trainer: Trainer, resume: str) -> None:
     if found is None:
         return
     tensors, facts = load_state(found)
-    free = {"steps", "workers", "save_every", "log_every"}
-    mine, theirs = json.loads(json.dumps(asdict(trainer.config))), facts["config"]
-    changed = [k for k, v in mine.items() if k not in free and theirs.get(k) != v]
-    other: dict[str, Any] = {k: (theirs.get(k), mine[k]) for k in changed}
-    mark = getattr(trainer.task, "mark", "")
-    if facts.get("mark", mark) != mark:
-        other["learned from"] = "other images, tokens, weights or another network"
-    if facts["step"] > trainer.config.steps:
-        other["steps"] = (facts["step"], trainer.config.steps)
-    if other:
-        raise CheckpointError(
-            f"{found} belongs to a run with another configuration (saved, asked): "
-            f"{other}; use the same one, another out folder, or resume='never' "
-            "(--resume never)"
-        )
+    check_same_run(found, facts, trainer.config, trainer.mark)
     try:
         trainer.load(tensors, facts)
     except (RuntimeError, ValueError, KeyError) as error:
@@ -506,9 +482,8 @@ class TransformerTask:
                 f"got mask {mine.mask!r} and {share}"
             )
         self.model, self.tokenizer, self.tokens = model, tokenizer, tokens
-        self.config, kind = config, type(self).__name__
-        shape = json.dumps(asdict(mine), sort_keys=True)
-        self.mark = digest(kind, shape, tokens.fingerprint)
+        self.config = config
+        self.mark = digest(type(self).__name__, str(mine), tokens.fingerprint)
         self.modules: dict[str, nn.Module] = {"model": model}
         self.device = next(model.parameters()).device
 

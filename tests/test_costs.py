@@ -28,8 +28,8 @@ from srdd.costs import (
     transformer_flops,
     transformer_parameters,
 )
-from srdd.files import TokenSet
 from srdd.pipeline import Pipeline
+from srdd.runs import TokenSet
 from srdd.sampling import SampleConfig, ScaleSampler, sample
 from srdd.scales import SHORT_256, VAR_256, ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig

@@ -35,11 +35,11 @@ from srdd.distillation import (
     student_steps,
     with_schedule,
 )
-from srdd.files import encode_images
 from srdd.likelihood import merge_cost
 from srdd.pipeline import Pipeline
 from srdd.quantization import MultiScaleQuantizer
 from srdd.resampling import resample
+from srdd.runs import encode_images
 from srdd.sampling import ResamplingPlan, SampleConfig, image_seeds, sample
 from srdd.scales import SHORT_256, VAR_256, ScaleSchedule, area_down
 from srdd.schedule_study import (

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "srdd"
 ORDER = {
     "appendices/a2_data": "data",
     "appendices/a4_files": "files",
+    "appendices/a9_runs": "runs",
     "appendices/a3_figures": "figures",
     "00_tour": None,
     "01_diffusion": "diffusion",

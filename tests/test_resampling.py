@@ -10,7 +10,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from srdd.distillation import generation_flops
-from srdd.files import TokenSet
 from srdd.likelihood import resampled_law
 from srdd.quantization import Step
 from srdd.resampling import (
@@ -31,6 +30,7 @@ from srdd.resampling import (
     step_back,
     with_mask_head,
 )
+from srdd.runs import TokenSet
 from srdd.sampling import (
     RESAMPLING_LAWS,
     RESAMPLING_RULES,

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from srdd.data import colour_shapes, loader
-from srdd.files import CheckpointError, encode_images
+from srdd.files import CheckpointError
+from srdd.runs import encode_images
 from srdd.scales import ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig, TokenizerTask
 from srdd.training import (
