@@ -790,10 +790,9 @@ def command() -> str:
     return command_line()
 
 
-def names(text: str) -> list[int | str]:
-    """A comma-separated list of class ids and names."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    return [int(part) if part.lstrip("-").isdigit() else part for part in parts]
+def names(text: str) -> list[str]:
+    """A comma-separated list of class names and ids; a name goes before an id."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def sides(text: str) -> tuple[int, ...]:

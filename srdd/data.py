@@ -265,11 +265,11 @@ def read_image(
             image = to_mode(file, channels)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}); repair or "
-                         'remove it, or pass on_error="skip"') from error
+                         'remove it, or on_error="skip" (--on-error skip)') from error
     small = min(image.size)
     if small < side and not upsample:
         raise ValueError(f"{path} is {image.size[0]}x{image.size[1]}, want at least "
-                         f"{side} pixels per side; remove it or pass upsample=True")
+                         f"{side} pixels per side; or upsample=True (--upsample)")
     scale = max(side, round(room * side)) / small
     size = [max(side, round(n * scale)) for n in image.size]
     image = image.resize(size, Image.Resampling.LANCZOS)

@@ -241,7 +241,8 @@ def saved_files(folder: Path) -> set[str]:
         manifest = read_json(folder / "manifest.json")
     except (FileNotFoundError, CheckpointError):
         return set()
-    ours = isinstance(manifest, dict) and {"format", "library", "files"} <= set(manifest)
+    keys = set(manifest) if isinstance(manifest, dict) else set()
+    ours = {"format", "library", "files"} <= keys
     return {"manifest.json", *manifest["files"]} if ours else set()
 
 # %% ../nbs/appendices/a4_files.ipynb #replace-folder
@@ -323,11 +324,8 @@ def config_from_dict(kind: type, values: Mapping[str, Any]) -> Any:
         raise CheckpointError(f"{kind.__name__} wants an object, got {values!r}")
     hints, known = get_type_hints(kind), {f.name: f for f in fields(kind)}
     unknown = sorted(set(values) - set(known))
-    needed = {
-        n
-        for n, f in known.items()
-        if f.default is MISSING and f.default_factory is MISSING
-    }
+    bare = {n: f.default is f.default_factory is MISSING for n, f in known.items()}
+    needed = {n for n in known if bare[n]}
     missing = sorted(needed - set(values))
     if unknown or missing:
         raise CheckpointError(
@@ -343,9 +341,8 @@ def config_from_dict(kind: type, values: Mapping[str, Any]) -> Any:
         kinds = {int: int, bool: bool, str: str, float: (int, float)}.get(hint)
         mixed = isinstance(value, bool) != (hint is bool)
         if kinds and (mixed or not isinstance(value, kinds)):
-            raise CheckpointError(
-                f"{kind.__name__} wants {hint.__name__} as {name}, got {value!r}"
-            )
+            got = f"{kind.__name__} wants {hint.__name__} as {name}, got {value!r}"
+            raise CheckpointError(got)
         return tuple(value) if isinstance(value, list) else value
 
     try:

@@ -20,6 +20,7 @@ from .fast import Replay, replayed
 from .figures import to_pil
 from .files import (
     CheckpointError,
+    check_replaceable,
     check_whole,
     config_from_dict,
     load_tensors,
@@ -144,7 +145,10 @@ class Pipeline:
             facts: more entries of the manifest, for example the data and its
                 licence.
         """
-        final = Path(folder)
+        final = check_replaceable(folder)
+        ours = {"classes", "sampling", "presets", "decoder"}
+        if taken := sorted((ours | {"format", "library", "files"}) & set(facts)):
+            raise ValueError(f"facts has {taken}, which the manifest has already")
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             dir=final.parent, prefix=f".{final.name}-"

@@ -671,7 +671,7 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
             "passes must end at growing sides",
         ),
         (("sample", "no-such-model"), "no-such-model"),
-        (("sample", "{model}", "--classes", "9"), "class_labels has 9"),
+        (("sample", "{model}", "--classes", "9"), "class_labels has '9'"),
         (("sample", "{model}", "--classes", "cow"), "cow"),
         (("sample", "{model}", "--top-p", "1.5"), "top_p"),
         (("sample", "{model}", "--guidance", "nan"), "guidance"),
@@ -893,7 +893,7 @@ def test_usage_mistakes_end_with_two(words, said, capsys):
 
 
 def test_lists_of_classes():
-    assert names("0, Bag ,Ankle boot,-1") == [0, "Bag", "Ankle boot", -1]
+    assert names("0, Bag ,Ankle boot,-1") == ["0", "Bag", "Ankle boot", "-1"]
 
 
 @pytest.mark.parametrize(

@@ -289,9 +289,16 @@ def test_a_plan_is_carried_out_for_each_image_by_its_seed(pipe):
 
 def test_saving_again_replaces_the_whole_folder(pipe, tmp_path):
     folder = pipe.save_pretrained(tmp_path / "model")
-    (folder / "stray.txt").write_text("old")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(
+        ValueError, match="holds .'notes.txt'., which belong to no saved"
+    ):
+        pipe.save_pretrained(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "notes.txt").unlink()
     pipe.save_pretrained(folder)
-    assert not (folder / "stray.txt").exists()
+    with pytest.raises(ValueError, match="facts has .'classes', 'files'."):
+        pipe.save_pretrained(folder, classes=["a"], files="x")
     assert {p.name for p in tmp_path.iterdir()} == {"model"}
     Pipeline.from_pretrained(folder)
 
@@ -317,7 +324,10 @@ def test_a_damaged_or_missing_folder_is_named(pipe, tmp_path):
         (lambda facts: facts | {"sampling": None}, "TypeError"),
         (lambda facts: facts | {"sampling": {"top_p": 2}}, "top_p must be in"),
         (lambda facts: facts | {"sampling": {"resampling": {"x": 1}}}, "fields .'x'"),
-        (lambda facts: facts | {"sampling": {"resampling": 3}}, "TypeError"),
+        (
+            lambda facts: facts | {"sampling": {"resampling": 3}},
+            "wants an object, got 3",
+        ),
         (lambda facts: facts | {"presets": {"fast": {}}}, "KeyError: 'sampling'"),
         (lambda facts: facts | {"presets": {"fast": 3}}, "TypeError"),
         (lambda facts: facts | {"presets": ["fast"]}, "AttributeError"),
