@@ -577,9 +577,9 @@ CLAIMS = (
         "decoder of 10 channels and 2 blocks. They save more than two fifths, nearly all "
         "of it by the decoder. But coverage is worse, beyond chance, by a little, and rel-FD "
         "may be by more than a twentieth: three seeds do not tell. The verdict depends on "
-        "the rule. Until all was known it was one standard deviation of the differences "
-        "over seeds, in rel-FD alone: so asked, three other seeds on a GPU say yes, and "
-        "these, which scatter less, say no. The decoder here learned to paint as its "
+        "the rule, which was changed when all was known. Before, it asked for one standard "
+        "deviation of the differences over seeds, in rel-FD alone: then three other seeds "
+        "on a GPU say yes, and these, which scatter less, say no. The decoder here learned to paint as its "
         "teacher does; the sharpened one that the shipped models use came later, and was "
         "not part of this. On CIFAR-10 whatever of the list or of guidance saves "
         "operations is worse, beyond chance; no slim decoder was tried there.",
