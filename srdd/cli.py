@@ -226,7 +226,7 @@ def slim_decoder(args: argparse.Namespace) -> dict[str, Any]:
     work = out.with_name(out.name + "-training")
     plugged = plug_in_losses(args, channels, config.steps)
     task = DecoderTask(student, pairs, edges=args.edges, **plugged)
-    task.mark = learned_from(args, images, "tokenizer", args.model)
+    task.mark = learned_from(args, images, ".", args.model)  # and its samples
     trained = fit(task, config, work, resume=args.resume, progress=not quiet(args))
     made: Any = trained
     if pipe is not None:
@@ -682,18 +682,15 @@ def check_device(name: str) -> None:
     """
     if name == "cpu":
         return
-    import torch
+    from ._inputs import usable
 
     kinds = ("cpu", "cuda", "mps", "xpu")
+    if name.partition(":")[0] not in kinds:
+        raise ValueError(f"--device {name} cannot be used, want {', '.join(kinds)}")
     try:
-        if name.partition(":")[0] not in kinds:
-            raise ValueError(f"want one of {', '.join(kinds)}")
-        torch.empty(1, device=name)
-    except Exception as error:  # of many kinds, a build without CUDA among them
-        wanted = "cpu" + (", cuda" if torch.cuda.is_available() else "; no GPU is seen")
-        raise ValueError(
-            f"--device {name} cannot be used, want {wanted}: {str(error)[:80]}"
-        ) from None
+        usable(name)
+    except ValueError as error:
+        raise ValueError(f"--device {name} cannot be used: {error}") from None
 
 
 def within(text: str, least: int, most: int) -> int:
@@ -759,7 +756,8 @@ def learned_from(
         folder = resolve_model(name)
         folder = folder / part if (folder / part).is_dir() else folder
         facts.append(str(read_json(folder / "manifest.json").get("files")))
-    for option in ("perceptual", "perceptual_weight", "adversarial_weight"):
+    losses = ("perceptual", "perceptual_weight", "adversarial", "adversarial_weight")
+    for option in (*losses, "edges", "sharpen", "maps"):
         facts.append(str(getattr(args, option, None)))
     return digest(*facts)
 

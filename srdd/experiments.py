@@ -21,7 +21,7 @@ from .distillation import generation_flops, shortened
 from .fast import Timing
 from .features import feature_net, shipped_judge, train_judge
 from .files import read_json, resolve_model
-from .runs import encode_images
+from .runs import TrainLog, encode_images
 from .gpu_speed import gpu_suite
 from .likelihood import count_collisions
 from .metrics import (
@@ -503,8 +503,7 @@ def measure_training(setting: Setting) -> dict[str, Any]:
     for name in MODELS:
         variant = trained_as(name)
         *_, last = study.run(variant, setting.seed, marks=10)
-        log = (study.folder(variant, setting.seed) / "log.jsonl").read_text()
-        lines = [json.loads(line) for line in log.splitlines()]
+        lines = TrainLog.rows(study.folder(variant, setting.seed) / "log.jsonl")
         losses = {line["step"]: line["loss/model"] for line in lines}
         for end in range(100, max(losses) + 1, 100):
             near = [v for step, v in losses.items() if end - 100 < step <= end]
