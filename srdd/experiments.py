@@ -683,15 +683,15 @@ def masks(
     return values | over_seeds("markov minus causal", gaps)
 
 
-MASK_SEEDS = tuple(range(8))
+EIGHT_SEEDS = tuple(range(8))
 """With three of them rounding alone decided whether a difference is beyond chance."""
 
 
 def measure_study_mask(setting: Setting) -> dict[str, Any]:
     """Markovian and causal attention at study size, eight training seeds."""
     variants = {name: Variant(mask=name) for name in ("markov", "causal")}
-    values = masks(study_of(setting), variants, STUDY_SAMPLES, MASK_SEEDS)
-    return {"values": values, "seeds": list(MASK_SEEDS)}
+    values = masks(study_of(setting), variants, STUDY_SAMPLES, EIGHT_SEEDS)
+    return {"values": values, "seeds": list(EIGHT_SEEDS)}
 
 
 CONVERGENCE = {
@@ -898,7 +898,7 @@ def measure_schedule_seeds(setting: Setting) -> dict[str, Any]:
 
 
 def measure_schedule_quality(setting: Setting) -> dict[str, Any]:
-    """All measures of what the screen chose and of its best lists, guided.
+    """All measures of what the screen chose and of its best lists, eight seeds, guided.
 
     The slim decoder learns as in ``schedules``; the record was made with the one that
     the run of ``schedules`` had trained.
@@ -910,7 +910,7 @@ def measure_schedule_quality(setting: Setting) -> dict[str, Any]:
     setups = [study.Setup(candidate) for candidate in study.finalists(screen)]
     setups += study.chosen(screen).values()
     runs = {
-        setup: [every.measured(setup, seed, every=True) for seed in SEEDS]
+        setup: [every.measured(setup, seed, every=True) for seed in EIGHT_SEEDS]
         for setup in dict.fromkeys(setups)
     }
     runs = {setup: kept_measures(found, "coverage") for setup, found in runs.items()}
@@ -920,7 +920,7 @@ def measure_schedule_quality(setting: Setting) -> dict[str, Any]:
     for setup in others:
         gaps = differences(runs[setup], runs[base])
         values |= over_seeds(f"{setup.name}, minus the full list", gaps)
-    return {"values": values, "seeds": list(SEEDS)}
+    return {"values": values, "seeds": list(EIGHT_SEEDS)}
 
 
 def measure_schedule_seconds(setting: Setting) -> dict[str, Any]:
