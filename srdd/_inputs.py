@@ -12,7 +12,7 @@ from .sampling import image_seeds, plain_number
 FLOATS = ("float32", "bfloat16", "float16")
 
 
-def float_type(dtype: str | torch.dtype) -> torch.dtype:
+def float_type(dtype: str | torch.dtype, title: str = "dtype") -> torch.dtype:
     """The torch type that a name means.
 
     Raises:
@@ -20,7 +20,7 @@ def float_type(dtype: str | torch.dtype) -> torch.dtype:
     """
     found = getattr(torch, dtype) if dtype in FLOATS else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, got {dtype!r}")
+        raise ValueError(f"{title} must be one of {', '.join(FLOATS)}, got {dtype!r}")
     return found
 
 

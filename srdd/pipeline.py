@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from .sampling import (
     SampleConfig,
     Sampled,
     check_pair,
+    full_precision,
     plain_number,
     sample_labels,
 )
@@ -48,6 +50,8 @@ from .transformer import ScaleTransformer
 
 STEP_TENSORS = ("tokens", "f_hat")
 OUTPUT_TYPES = ("pil", "pt", "np")
+NEAR = 0.5
+"""Steps of 1/255 that a few images may be apart: of many, some are twice as far."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Pipeline:
         *,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = torch.float32,
+        tokenizer_dtype: str | torch.dtype | None = None,
     ) -> Pipeline:
         """Load a model folder, a shipped model ("fashion") or a hub id.
 
@@ -119,20 +124,25 @@ class Pipeline:
             name: of the model.
             device: where the networks go.
             dtype: of their weights, "float32", "bfloat16" or "float16".
+            tokenizer_dtype: of tokenizer and painter; None is `dtype` where the images
+                are proved to be the same within 1/255 (`steps_apart`), else float32.
         Raises:
             FileNotFoundError: nothing of that name, with what was looked for.
             CheckpointError: a file is damaged, missing or of another shape.
             ValueError: a device that is not there, or no type of a float.
         """
-        place = {"device": usable(device), "dtype": float_type(dtype)}
-        folder = resolve_model(str(name))
+        kind = float_type(dtype)
+        wanted = float_type(tokenizer_dtype or kind, "tokenizer_dtype")
+        place, folder = usable(device), resolve_model(str(name))
         settings, decoder = read_settings(folder / "manifest.json")
-        tokenizer = Tokenizer.from_pretrained(folder, **place)
+        tokenizer = painter = Tokenizer.from_pretrained(folder, device=place)
         if decoder is not None:
             painter = load_decoder(tokenizer, inside(folder, decoder))
-            settings["painter"] = painter
-        transformer = ScaleTransformer.from_pretrained(folder, **place)
-        return cls(tokenizer, transformer, **settings)
+        sure = tokenizer_dtype is not None or wanted == torch.float32
+        if sure or steps_apart(painter, wanted) <= NEAR:
+            tokenizer, painter = tokenizer.to(wanted), painter.to(wanted)
+        net = ScaleTransformer.from_pretrained(folder, device=place, dtype=kind)
+        return cls(tokenizer, net, painter=painter, **settings)
 
     def save_pretrained(
         self, folder: str | Path, *, dtype: torch.dtype | None = None, **facts: Any
@@ -460,6 +470,27 @@ def load_decoder(tokenizer: Tokenizer, folder: str | Path) -> Tokenizer:
     other.encoder, other.quant_conv = tokenizer.encoder, tokenizer.quant_conv
     other.quantize = tokenizer.quantize
     return other.eval()
+
+
+@torch.no_grad()
+def steps_apart(painter: Tokenizer, dtype: torch.dtype, count: int = 8) -> float:
+    """How far a decoder in `dtype` is from itself in float32.
+
+    Args:
+        painter: in float32.
+        dtype: of the weights, and of all between them.
+        count: images, of random tokens: they are further apart than samples.
+    Returns:
+        The largest distance of a pixel in steps of 1/255; NaN if one overflows.
+    """
+    other, draw = deepcopy(painter).to(dtype), torch.Generator().manual_seed(0)
+    sizes, vocab = painter.config.schedule.counts, painter.config.vocab
+    place = painter.post_quant_conv.weight.device
+    tokens = [torch.randint(vocab, (count, n), generator=draw) for n in sizes]
+    tokens = [ids.to(place) for ids in tokens]
+    with full_precision():
+        exact = painter.decode(tokens)
+    return (other.decode(tokens).float() - exact).abs().max().item() * 127.5
 
 
 def sampling_from(facts: dict[str, Any]) -> SampleConfig:

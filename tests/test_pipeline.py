@@ -1,5 +1,7 @@
 """The pipeline: names and seeds in, pictures out; folders round trip."""
 
+import math
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +12,20 @@ from PIL import Image
 from srdd.cli import main
 from srdd.distillation import slimmed
 from srdd.files import CheckpointError, read_json, verify_manifest, write_json
-from srdd.pipeline import Pipeline, load_decoder, save_decoder, seeds_of
+from srdd.pipeline import (
+    NEAR,
+    Pipeline,
+    load_decoder,
+    save_decoder,
+    seeds_of,
+    steps_apart,
+)
 from srdd.sampling import SAMPLING_PRESETS, ResamplingPlan, SampleConfig, sample
 from srdd.scales import ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import ScaleTransformer, TransformerConfig
 
+BF16 = torch.bfloat16
 SCHEDULE = ScaleSchedule((1, 2, 4))
 NAMES = ("cat", "dog", "owl")
 
@@ -228,6 +238,7 @@ def test_a_type_of_numbers_has_a_name(pipe, tmp_path, dtype):
         ({"dtype": torch.int64}, "got torch.int64"),
         ({"dtype": 16}, "got 16"),
         ({"dtype": None}, "got None"),
+        ({"tokenizer_dtype": "half"}, "tokenizer_dtype must be one of .*, got 'half'"),
         ({"device": "foo"}, "device must be cpu.*, got 'foo'"),
         ({"device": 1.5}, "device must be cpu.*, got 1.5"),
         ({"device": "cuda:99"}, "device must be cpu.*, got 'cuda:99'"),
@@ -411,8 +422,9 @@ def test_a_decoder_alone_is_kept_with_the_model(pipe, slim, tmp_path):
     assert torch.equal(first.images, second.images)
     assert again.painter.encoder is again.tokenizer.encoder  # nothing is held twice
     assert again.painter.quantize is again.tokenizer.quantize
-    half = Pipeline.from_pretrained(saved, dtype=torch.float16)
+    half = Pipeline.from_pretrained(saved, dtype="float16", tokenizer_dtype="float16")
     assert {w.dtype for w in half.painter.parameters()} == {torch.float16}
+    assert half.painter.encoder is half.tokenizer.encoder
 
 
 def test_the_command_line_paints_with_the_decoder_of_the_model(pipe, slim, tmp_path):
@@ -455,10 +467,50 @@ def test_half_precision_makes_nearly_the_same_images(dtype):
     )
     for k in range(3):  # later scales follow from earlier ones, and drift
         assert torch.equal(first.tokens[k], second.tokens[k])
-    assert second.images.isfinite().all()
-    if dtype == torch.float16:  # of the same map: within a step of 1/255
-        near = half.painter.decode(first.tokens).float() - first.images
-        assert near.abs().max() < 2 / 255
+    near = half.painter.decode(first.tokens).float() - first.images
+    assert near.abs().max() < 2 / 255  # of the same map: within a step of 1/255
+    assert weight_types(half) == {dtype, torch.float32 if dtype == BF16 else dtype}
+
+
+def weight_types(made: Pipeline) -> set[torch.dtype]:
+    """Of all networks."""
+    nets = made.transformer, made.tokenizer, made.painter
+    return {w.dtype for net in nets for w in net.parameters()}
+
+
+@pytest.mark.parametrize("name", ["fashion", "fashion-causal"])
+def test_the_shipped_decoders_are_proved_in_float16_and_refuted_in_bfloat16(name):
+    made = Pipeline.from_pretrained(name)
+    shown = made(
+        range(10), num_images_per_label=10, generator=seed(5), output_type="pt"
+    )
+    for painter in (made.tokenizer, made.painter):
+        assert 0.1 < steps_apart(painter, torch.float16) <= NEAR
+        assert steps_apart(painter, torch.float16, count=200) < 1  # of many: twice
+        assert steps_apart(painter, BF16) > 2
+        half = deepcopy(painter).half()
+        with torch.no_grad():
+            apart = half.decode(shown.tokens).float() - painter.decode(shown.tokens)
+        assert apart.abs().max() * 127.5 < 1
+
+
+def test_a_decoder_that_half_precision_changes_stays_in_float32(pipe, tmp_path):
+    sharp = deepcopy(pipe)  # a decoder whose numbers are too large for float16
+    with torch.no_grad():
+        sharp.painter.decoder.conv_in.weight.mul_(1e6)
+    assert math.isnan(steps_apart(sharp.painter, torch.float16))
+    folder, call = sharp.save_pretrained(tmp_path / "sharp"), {"output_type": "pt"}
+    kept = Pipeline.from_pretrained(folder, dtype="float16")
+    assert weight_types(kept) == {torch.float16, torch.float32}
+    assert {w.dtype for w in kept.tokenizer.parameters()} == {torch.float32}
+    assert kept([0, 1], generator=seed(0), **call).images.isfinite().all()
+    forced = Pipeline.from_pretrained(
+        folder, dtype="float16", tokenizer_dtype="float16"
+    )
+    assert weight_types(forced) == {torch.float16}
+    assert forced([0, 1], generator=seed(0), **call).images.isnan().any()
+    wide = Pipeline.from_pretrained(folder, tokenizer_dtype=torch.float64)
+    assert weight_types(wide) == {torch.float32, torch.float64}
 
 
 def test_graphs_want_a_gpu_and_say_so(pipe, capsys):
