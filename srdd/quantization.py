@@ -158,10 +158,10 @@ class MultiScaleQuantizer(ScaleCodes):
         hits = torch.zeros(len(schedule), vocab)
         self.register_buffer("ema_vocab_hit_SV", hits)
 
-    def encode_steps(
+    def coder(
         self, f: Tensor, schedule: ScaleSchedule | None = None
-    ) -> Iterator[Step]:
-        """`steps` that choose the nearest code of what is still missing."""
+    ) -> Callable[[int, Tensor], Tensor]:
+        """How an encoder chooses: the nearest code of what is still missing of f."""
         schedule = schedule or self.schedule
         if f.shape[-1] != schedule.sides[-1] or f.shape[-2] != f.shape[-1]:
             raise ValueError(
@@ -170,10 +170,15 @@ class MultiScaleQuantizer(ScaleCodes):
             )
 
         def choose(k: int, f_hat: Tensor) -> Tensor:
-            missing = (f - f_hat).detach()
-            return self.nearest(area_down(missing, schedule.sides[k]))
+            return self.nearest(area_down((f - f_hat).detach(), schedule.sides[k]))
 
-        return self.steps(choose, len(f), schedule)
+        return choose
+
+    def encode_steps(
+        self, f: Tensor, schedule: ScaleSchedule | None = None
+    ) -> Iterator[Step]:
+        """`steps` that choose as `coder` does."""
+        return self.steps(self.coder(f, schedule), len(f), schedule)
 
     def decode_steps(
         self, tokens: list[Tensor], schedule: ScaleSchedule | None = None

@@ -233,13 +233,23 @@ class Resampler(ScaleSampler):
             return self.given[k]
         hidden, condition = self.hidden(k, f_hat)
         logits = self.law(k, hidden, condition)
-        tokens, log_prob = self.draw(k, logits, self.first)
+        tokens, log_prob = self.first_draw(k, f_hat, logits)
         self.trace.append(ScaleTrace(k, self.weights[k], log_prob))
         passes = self.plan.passes_at(k) if self.plan is not None else 0
         if not passes:
             return tokens
         state = ScaleState(k, f_hat, hidden, condition, logits)
         return self.refine(state, tokens, log_prob, passes)
+
+    def first_draw(
+        self, k: int, f_hat: Tensor, logits: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of a scale before any pass, and their log probabilities."""
+        return self.draw(k, logits, self.first)
+
+    def movable(self, k: int, again: Tensor) -> Tensor:
+        """Which of the places that a rule chose may be drawn again: here all."""
+        return again
 
     def refine(
         self, state: ScaleState, tokens: Tensor, log_prob: Tensor, passes: int
@@ -250,7 +260,7 @@ class Resampler(ScaleSampler):
             self.tell(state, tokens)
             share = plan.share_at(turn, passes)
             draft = Draft(k, turn, self.seeds, log_prob, entropy, share)
-            again = RULES[plan.rule](draft)
+            again = self.movable(k, RULES[plan.rule](draft))
             logits = LAWS[plan.law](self, state, tokens, again)
             drawn = self.draw(k, logits, self.first + turn, plan.temperature)
             found = (*drawn, law_entropy(logits))
