@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -1126,6 +1127,38 @@ def measure_guidance_schedules(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": list(SEEDS)}
 
 
+def measure_editing(setting: Setting) -> dict[str, Any]:
+    """Seven tasks, filled by both shipped models, three sampling seeds."""
+    from . import editing_study as study
+
+    _, test = fashion(setting)
+    some, judge = study.some_of(test), shipped_judge(setting.device)
+    images, labels = some.batch(range(len(some)))
+    reference = Reference.of(judge, test)
+    pipes = {name: pipeline(model, setting) for name, model in PAIR.items()}
+    seeds = [setting.seed + i for i in range(SAMPLING_SEEDS)]
+    values = rows({"the images": evaluate(judge, images, reference, labels)})
+    for name in study.TASKS:
+        task = study.Task.of(name, images, labels)
+        score = partial(study.measures, judge, reference, task)
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for way, (model, pipe) in product(study.ways(name), pipes.items()):
+            fill = partial(study.filled, pipe, task, way)
+            found[way, model] = [
+                replace(setting, seed=seed).part(
+                    f"editing: {name}, {way}, {model}",
+                    partial(study.scored, score, fill, seed),
+                )
+                for seed in seeds
+            ]
+            row = [study.summary(run) for run in found[way, model]]
+            values |= over_seeds(f"{name}, {way}, {model}", row)
+        smooth = study.summary(score(study.smoothest(task)))
+        values |= rows({f"{name}, no model": smooth})
+        values |= study.compared(name, found, tuple(PAIR))
+    return {"values": values, "seeds": seeds}
+
+
 PHOTOGRAPHS = {
     "cifar10": "CIFAR-10 in its JPEG copy",
     "tiny-imagenet": "TinyImageNet-50",
@@ -1213,6 +1246,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     "schedule-seconds": Experiment(
         "A shorter schedule saves seconds too.",
         measure_schedule_seconds,
+    ),
+    "fashion-editing": Experiment(
+        "A Markovian model fills holes and draws detail better than a causal one.",
+        measure_editing,
+        seeded=True,
     ),
     "fashion-features": Experiment(
         "A network of photographs ranks the shipped models as the judge does.",
