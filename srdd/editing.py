@@ -236,9 +236,14 @@ def first_scales(schedule: ScaleSchedule, scales: int, batch: int) -> list[Tenso
 
 # %% ../nbs/12_editing.ipynb #super-resolve
 def with_means(images: Tensor, small: Tensor) -> Tensor:
-    """Images whose blocks have the means that `small` says, as far as [-1, 1] allows."""
-    missing = small - area_down(images, small.shape[-1])
-    return (images + F.interpolate(missing, images.shape[2:])).clamp(-1, 1)
+    """Images whose blocks have the means that `small` says, as far as [-1, 1] allows.
+
+    What is missing is added smoothly, some times, and the little that is left evenly.
+    """
+    for mode in (*["bicubic"] * 8, "nearest"):
+        missing = small - area_down(images, small.shape[-1])
+        images = images + F.interpolate(missing, images.shape[2:], mode=mode)
+    return images.clamp(-1, 1)
 
 
 def super_resolve(
