@@ -569,7 +569,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from .experiments import Setting
     from .files import write_json
 
-    refuse_dtype(args)
     if args.out:
         check_out(args.out, ".json")
     setting = Setting(args.root, args.seed, args.device, progress=not quiet(args))
@@ -597,16 +596,27 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+FORMATS = {
+    "tokenize": "tokens are made in float32",
+    "eval": "what is measured is made in float32",
+    "bench": "a suite says itself in which formats it runs",
+    "experiment": "what is measured is made in float32",
+    "report": "pages are written from records",
+}
+"""Verbs that leave no choice of ``--dtype``, and why."""
+
+
 def refuse_dtype(args: argparse.Namespace) -> None:
-    """Measuring is done in float32.
+    """Refuse ``--dtype`` where it would do nothing.
 
     Raises:
-        ValueError: another number format.
+        ValueError: another number format than float32.
     """
-    if args.dtype not in (None, "float32"):
-        raise ValueError(
-            f"--dtype {args.dtype}: what is measured is made in float32; leave --dtype out"
-        )
+    reason = FORMATS.get(args.verb)
+    if args.verb == "convert" and args.to_var:
+        reason = "--to-var writes the model as it is"
+    if reason and args.dtype != "float32":
+        raise ValueError(f"--dtype {args.dtype}: {reason}; leave --dtype out")
 
 
 def refuse_other_protocol(args: argparse.Namespace) -> None:
@@ -645,7 +655,6 @@ def experiment(args: argparse.Namespace) -> dict[str, Any]:
         from .experiments import EXPERIMENTS
 
         return {name: row.claim for name, row in EXPERIMENTS.items()}
-    refuse_dtype(args)
     return (rehearse if args.rehearse else run)(
         args.name,
         root=args.root,
@@ -1125,7 +1134,7 @@ def common() -> argparse.ArgumentParser:
         "--dtype",
         default=None,
         choices=("float32", "bfloat16", "float16"),
-        help="number format of the networks (float32)",
+        help="number format of the networks, where a verb leaves a choice (float32)",
     )
     group.add_argument("--out", default=None, help="where the result goes")
     group.add_argument("--json", action="store_true", help="print JSON")
@@ -1600,6 +1609,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not getattr(args, "rehearse", False):  # which may name a GPU elsewhere
             check_device(args.device)
+        refuse_dtype(args)
         show(args.run(args), args.json)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has left

@@ -497,10 +497,21 @@ def test_images_that_are_left_out_are_named(trained, many, tmp_path):
     assert json.loads((tmp_path / "found.json").read_text())["sets"] == found["sets"]
 
 
-def test_what_is_measured_is_made_in_float32(trained, many, capsys):
-    words = ["eval", str(trained / "model"), "--data", str(many), "--dtype", "float16"]
-    assert main(words) == 2
-    assert "leave --dtype out" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("eval m", "what is measured is made in float32"),
+        ("experiment theorem", "what is measured is made in float32"),
+        ("tokenize photos --tokenizer t", "tokens are made in float32"),
+        ("bench --suite none", "a suite says itself"),
+        ("report --out none.md", "pages are written from records"),
+        ("convert m --to-var", "--to-var writes the model as it is"),
+    ],
+)
+def test_a_number_format_that_would_do_nothing_is_refused(words, said, capsys):
+    assert main([*words.split(), "--dtype", "float16"]) == 2
+    text = capsys.readouterr().err
+    assert f"--dtype float16: {said}" in text and "leave --dtype out" in text
 
 
 def cow_for_disc(many):
