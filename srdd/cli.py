@@ -50,7 +50,8 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     labels = None
     if args.classes != "none":
         every = args.classes == "all"
-        labels = range(len(pipe.classes)) if every else names(args.classes)
+        known = pipe.classes
+        labels = range(len(known)) if every else names(args.classes, known)
         labels = [label for label in pipe.class_ids(labels) for _ in range(args.count)]
     images = draw(pipe, labels, args)
     captions = None
@@ -797,9 +798,30 @@ def command() -> str:
     return command_line()
 
 
-def names(text: str) -> list[str]:
-    """A comma-separated list of class names and ids; a name goes before an id."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+def names(text: str, known: Sequence[str]) -> list[str]:
+    """Class names and ids with commas between them; the name of a class stays whole.
+
+    Args:
+        text: the list.
+        known: names of the classes, which may have commas themselves.
+    Raises:
+        ValueError: a part that names one class as a whole, and several if it is split.
+    """
+    own = {name.casefold() for name in known}
+    most = 1 + max(name.count(",") for name in ("", *own))
+    parts, found = text.split(","), []
+    while parts:
+        runs = (",".join(parts[:n]).strip() for n in range(most, 1, -1))
+        whole = next((x for x in runs if x.casefold() in own), parts[0].strip())
+        count = 1 + whole.count(",")
+        if count > 1 and all(x.strip().casefold() in own for x in parts[:count]):
+            raise ValueError(
+                f"--classes has {whole!r}, which is one class and also {count} classes: "
+                "give ids"
+            )
+        found += [whole] if whole else []
+        parts = parts[count:]
+    return found
 
 
 def sides(text: str) -> tuple[int, ...]:
@@ -1278,7 +1300,9 @@ def sample_options(p: argparse.ArgumentParser) -> None:
     """``srdd sample``."""
     p.add_argument("model", help='folder, shipped name ("fashion") or hub id')
     p.add_argument(
-        "--classes", default="all", help="all, none, or ids and names: 0,Bag"
+        "--classes",
+        default="all",
+        help="all, none, or ids and names: 0,Bag; a name with commas is written as it is",
     )
     p.add_argument("--count", type=positive, default=8, help="images per class (8)")
     p.add_argument("--batch", type=positive, default=64, help="images at a time (64)")

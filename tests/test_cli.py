@@ -903,8 +903,39 @@ def test_usage_mistakes_end_with_two(words, said, capsys):
     assert stop.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_lists_of_classes():
-    assert names("0, Bag ,Ankle boot,-1") == ["0", "Bag", "Ankle boot", "-1"]
+WORDY = ("tench, Tinca tinca", "cat", "dog", "Cat,dog,owl", "0,1", "x,")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("0, Bag ,Ankle boot,-1", ["0", "Bag", "Ankle boot", "-1"]),
+        ("tench, Tinca tinca", ["tench, Tinca tinca"]),
+        ("cat,Tench, tinca TINCA ,dog", ["cat", "Tench, tinca TINCA", "dog"]),
+        ("dog,cat", ["dog", "cat"]),
+        ("cat,dog", ["cat", "dog"]),
+        ("cat,dog,owl,cat", ["cat,dog,owl", "cat"]),
+        ("1,0,1,x,", ["1", "0,1", "x,"]),
+        (",", []),
+    ],
+)
+def test_a_list_of_classes_keeps_names_with_commas_whole(text, found):
+    assert names(text, WORDY) == found
+
+
+def test_a_list_that_may_mean_one_class_or_several_is_refused():
+    with pytest.raises(ValueError, match="'Cat,dog', which is one class and also 2"):
+        names("owl,Cat,dog", (*WORDY, "cat,dog"))
+
+
+def test_a_class_with_commas_in_its_name_is_drawn(trained, tmp_path):
+    pipe = Pipeline.from_pretrained(trained / "model")
+    pipe.classes = ("tench, Tinca tinca", "cat", "dog")
+    pipe.save_pretrained(tmp_path / "m")
+    words = ("--count", 1, "--separate", tmp_path / "each", "--out", tmp_path / "g.png")
+    made = run("sample", tmp_path / "m", "--classes", "dog,tench, Tinca tinca", *words)
+    found = [Path(file).name for file in made["files"][1:]]
+    assert found == ["00000-class2.png", "00001-class0.png"]
 
 
 @pytest.mark.parametrize(
