@@ -554,11 +554,10 @@ def convert_back(args: argparse.Namespace) -> dict[str, Any]:
             f"it is: leave {flag} out"
         )
     out = Path(args.out or "var")
-    check_out(out / "var.pth")
+    files = [check_new(out / name) for name in ("vae.pth", "var.pth")]
     pipe = Pipeline.from_pretrained(args.files[0])
     states = to_var(pipe.tokenizer, pipe.transformer)
     out.mkdir(parents=True, exist_ok=True)
-    files = [out / "vae.pth", out / "var.pth"]
     for path, state in zip(files, states, strict=True):
         torch.save(state, path)
     return {"files": [str(path) for path in files], "entries": [*map(len, states)]}
@@ -747,6 +746,20 @@ def check_out(out: str | Path, *suffixes: str) -> Path:
     if not os.access(folder, os.W_OK):
         raise ValueError(f"--out {out}: nothing can be written to {folder}")
     return out
+
+
+def check_new(out: Path) -> Path:
+    """A file to write of which nothing tells afterwards that it is ours.
+
+    Raises:
+        ValueError: as `check_out`, or something lies there.
+    """
+    if os.path.lexists(out):
+        raise ValueError(
+            f"--out {out.parent} holds {out.name}, which may be somebody's weights and "
+            "would be replaced: name another folder, or move it away"
+        )
+    return check_out(out)
 
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
@@ -1475,7 +1488,9 @@ def convert_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "files", nargs="+", help="tokenizer and transformer, .pth or .safetensors"
     )
-    p.add_argument("--to-var", action="store_true", help="write one from a folder")
+    p.add_argument(
+        "--to-var", action="store_true", help="write one from a folder, as new files"
+    )
     p.add_argument("--mask", choices=("causal", "markov"), help="as published: causal")
     p.add_argument("--schedule", help="sides, if the file does not tell: 1-2-3-4")
     p.add_argument("--heads", type=int, help="if the file does not tell")

@@ -1081,6 +1081,19 @@ def test_a_public_checkpoint_becomes_a_folder_and_goes_back(tmp_path):
         assert all(torch.equal(found[k], state[k]) for k in state)
 
 
+@pytest.mark.parametrize("name", ["vae.pth", "var.pth"])
+def test_public_weights_that_lie_there_are_not_replaced(
+    tmp_path, capsys, monkeypatch, name
+):
+    (tmp_path / name).write_bytes(b"weights of somebody")
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda *a, **k: 1 / 0)
+    assert main(["convert", "m", "--to-var", "--out", str(tmp_path)]) == 2
+    text = capsys.readouterr().err
+    assert f"--out {tmp_path} holds {name}" in text and "name another folder" in text
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"weights of somebody"
+
+
 def test_info_of_a_preset_needs_no_weights():
     made = run("info", "d16", "--mask", "markov", "--batch", 8)
     assert made["transformer_parameters"] == 310_283_520
