@@ -1,13 +1,19 @@
-"""What a pipeline is given, checked: types of numbers, devices, generators."""
+"""What a pipeline is given, checked: types of numbers, devices, generators, sizes."""
 
 from __future__ import annotations
 
+import os
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from math import prod
 from numbers import Integral
 
 import torch
 
-from .sampling import image_seeds, plain_number
+from .costs import sampling_bytes
+from .sampling import SampleConfig, image_seeds, plain_number
+from .tokenizer import TokenizerConfig
+from .transformer import TransformerConfig
 
 FLOATS = ("float32", "bfloat16", "float16")
 
@@ -64,3 +70,60 @@ def seeds_of(
             "pass one per image, or a single one"
         )
     return [image_seeds(g.initial_seed(), 1)[0] for g in several]
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this machine; where it does not tell, more than any has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 2**50
+
+
+def check_count(count: int, shape: tuple[int, ...]) -> int:
+    """A number of images that a call returns, as it is.
+
+    Args:
+        count: images.
+        shape: of one, ``(c, H, W)``; they are made in float32.
+    Raises:
+        ValueError: more than the memory of this machine can hold.
+    """
+    most = max(1, machine_memory() // (4 * prod(shape)))
+    if count > most:
+        raise ValueError(
+            f"{count:,} images at once do not fit in the memory of this machine, which "
+            f"holds {most:,}: make fewer, several times, each time with another seed"
+        )
+    return count
+
+
+def check_batch(
+    images: int,
+    networks: tuple[TransformerConfig, TokenizerConfig],
+    sampling: SampleConfig,
+    size: int,
+) -> None:
+    """Refuse a batch that a CPU cannot have in its memory.
+
+    Args:
+        images: in the batch.
+        networks: what draws them and what paints them.
+        sampling: as it will be done.
+        size: bytes of a weight.
+    Raises:
+        ValueError: naming the batch size that fits.
+    """
+
+    def need(batch: int) -> int:
+        how = {"sampling": sampling, "size": size}
+        return sampling_bytes(*networks, 0, batch, **how).total
+
+    there = machine_memory()
+    if images > 1 and need(images) > there:
+        fits = bisect_right(range(1, images), there, key=need)
+        raise ValueError(
+            f"a batch of {images:,} images needs about {need(images) / 1e9:.3g} GB, "
+            f"this machine has {there / 1e9:.3g} GB: give a batch size of at most "
+            f"{max(1, fits):,}"
+        )

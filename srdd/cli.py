@@ -52,8 +52,9 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         every = args.classes == "all"
         known = pipe.classes
         labels = range(len(known)) if every else names(args.classes, known)
-        labels = [label for label in pipe.class_ids(labels) for _ in range(args.count)]
-    images = draw(pipe, labels, args)
+        labels = pipe.class_ids(labels)
+    labels, count = pipe.repeated(labels, args.count)
+    images = draw(pipe, labels, count, args)
     captions = None
     if labels is not None:
         captions = [
@@ -74,14 +75,15 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def draw(pipe: Any, labels: list[int] | None, args: argparse.Namespace) -> Any:
+def draw(
+    pipe: Any, labels: list[int] | None, count: int, args: argparse.Namespace
+) -> Any:
     """Images of the labels in batches, ``(b, c, H, W)``, with a progress bar."""
     import torch
     from tqdm.auto import tqdm
 
     from .sampling import image_seeds
 
-    count = args.count if labels is None else len(labels)
     seeds = image_seeds(args.seed, count)
     parts = []
     for at in tqdm(range(0, count, args.batch), disable=quiet(args), leave=False):

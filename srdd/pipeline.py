@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ._inputs import float_type, seeds_of, usable
+from ._inputs import check_batch, check_count, float_type, seeds_of, usable
 from ._kernels import fused
 from .fast import Replay, replayed
 from .figures import to_pil
@@ -254,12 +254,13 @@ class Pipeline:
             preset: settings with a name instead of the model's own: one of its
                 `presets`, or of `srdd.sampling.SAMPLING_PRESETS`; the other
                 arguments still change them.
-            num_images_per_label: images for each label (or in all, without).
+            num_images_per_label: images for each label (or in all, without); all of
+                a call are in memory at once.
             generator: one for the call or one per image. Only its initial
                 seed is read, so in float32 the same generator gives the same
                 images, whatever the batch size.
             output_type: "pil", "pt" or "np".
-            batch_size: images per pass through the networks.
+            batch_size: images per pass through the networks, if there are so many.
             callback_on_step_end: ``f(pipeline, k, scales_left, tensors)``,
                 called after each scale, and after each pass over it; what it
                 returns is not used.
@@ -277,10 +278,8 @@ class Pipeline:
         batch_size = check_whole(plain_number(batch_size), "batch_size", usual=64)
         count = check_whole(plain_number(num_images_per_label), "num_images_per_label")
         config = self.config_with(guidance_scale, sampling, preset)
-        ids = None
-        if class_labels is not None:
-            ids = [i for i in self.class_ids(class_labels) for _ in range(count)]
-            count = len(ids)
+        ids = None if class_labels is None else self.class_ids(class_labels)
+        ids, count = self.repeated(ids, count)
         seeds = seeds_of(generator, count)
         hook = self.step_hook(callback_on_step_end, callback_on_step_end_tensor_inputs)
         parts = [
@@ -298,6 +297,18 @@ class Pipeline:
         ]
         return PipelineOutput(convert(images, output_type), ids, tokens)
 
+    def repeated(
+        self, ids: list[int] | None, each: int
+    ) -> tuple[list[int] | None, int]:
+        """A class id per image, and the number of images.
+
+        Raises:
+            ValueError: more images than the memory of this machine can hold.
+        """
+        labels = [None] if ids is None else ids
+        count = check_count(len(labels) * each, self.tokenizer.image_shape)
+        return ids and [i for i in ids for _ in range(each)], count
+
     def draw(
         self,
         ids: list[int] | None,
@@ -305,15 +316,23 @@ class Pipeline:
         config: SampleConfig,
         hook: Callable[[Step], None] | None = None,
     ) -> Sampled:
-        """One batch: from a recorded graph if there may be one, else call by call."""
+        """One batch: from a recorded graph if there may be one, else call by call.
+
+        Raises:
+            ValueError: on a CPU, more images than its memory can hold.
+        """
         networks = self.transformer, self.painter
+        check_pair(*networks, config)
+        plain = config if ids is not None else replace(config, guidance=1.0)
+        if self.device.type == "cpu":
+            shapes = self.transformer.config, self.painter.config
+            size = next(self.transformer.parameters()).element_size()
+            check_batch(len(seeds), shapes, plain, size)
         if self.graphs is None or hook is not None or not config.once:
             return resample(*networks, ids, config=config, seeds=seeds, callback=hook)
         labels = sample_labels(self.transformer, ids, len(seeds)).to(self.device)
-        plain = config if ids is not None else replace(config, guidance=1.0)
         key = len(seeds), plain
         if key not in self.graphs:
-            check_pair(*networks, config)
             with fused() if self.fused else nullcontext():
                 self.graphs[key] = replayed(*networks, len(seeds), plain)
         found = self.graphs[key](labels, torch.tensor(seeds, device=self.device))

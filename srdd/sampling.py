@@ -319,8 +319,8 @@ def image_seeds(seed: int, count: int, start: int = 0) -> list[int]:
         count: images wanted.
         start: index of the first one.
     """
-    places = range(start, start + count)
-    return [mix64(seed, index) & 0x7FFF_FFFF_FFFF_FFFF for index in places]
+    bits = hash_counter(mix64(seed), torch.arange(start, start + count))
+    return (bits & 0x7FFF_FFFF_FFFF_FFFF).tolist()
 
 
 @contextmanager

@@ -683,6 +683,7 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
         ),
         (("sample", "no-such-model"), "no-such-model"),
         (("sample", "{model}", "--classes", "9"), "class_labels has '9'"),
+        (("sample", "{model}", "--count", "2147483647"), "images at once do not fit"),
         (("sample", "{model}", "--classes", "cow"), "cow"),
         (("sample", "{model}", "--top-p", "1.5"), "top_p"),
         (("sample", "{model}", "--guidance", "nan"), "guidance"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from srdd import _inputs
 from srdd.cli import main
 from srdd.distillation import slimmed
 from srdd.files import CheckpointError, read_json, verify_manifest, write_json
@@ -196,6 +197,38 @@ def test_bad_input_is_named_and_the_pipeline_works_afterwards(pipe, arguments, w
         pipe(**arguments)
     got = pipe([2], generator=seed(0), output_type="pt").images
     assert torch.equal(want, got)
+
+
+@pytest.mark.parametrize("labels", [None, 0, ["cat", "owl"]])
+def test_more_images_than_memory_holds_are_refused_at_once(pipe, labels):
+    asked = r"1,000,000,000,000 images|2,000,000,000,000 images"
+    with pytest.raises(ValueError, match=rf"({asked}) at once .* with another seed"):
+        pipe(labels, num_images_per_label=10**12)
+
+
+def test_the_bound_of_a_call_is_what_its_images_take(pipe, monkeypatch):
+    each = 4 * 3 * 8 * 8  # float32
+    monkeypatch.setattr(_inputs, "machine_memory", lambda: 5 * each)
+    assert _inputs.check_count(5, pipe.tokenizer.image_shape) == 5
+    with pytest.raises(ValueError, match="6 images at once .* which holds 5:"):
+        pipe.repeated([0, 1, 2], 2)
+
+
+def test_a_batch_size_beyond_the_images_is_their_number(pipe):
+    want = pipe([0, 2], generator=seed(1), output_type="pt", batch_size=2).images
+    huge = pipe([0, 2], generator=seed(1), output_type="pt", batch_size=10**12).images
+    assert torch.equal(want, huge)
+
+
+def test_a_batch_beyond_the_memory_is_refused_and_the_named_one_fits(pipe, monkeypatch):
+    monkeypatch.setattr(_inputs, "machine_memory", lambda: 10**6)
+    with pytest.raises(ValueError, match="batch of 200 .* has 0.001 GB.* size") as stop:
+        pipe(num_images_per_label=200, batch_size=10**12)
+    fits = int(str(stop.value).split()[-1])
+    monkeypatch.setattr(_inputs, "check_count", lambda count, shape: count)
+    assert 1 < fits < 200
+    made = pipe(num_images_per_label=fits + 1, batch_size=fits, output_type="pt")
+    assert len(made.images) == fits + 1
 
 
 def test_numbers_of_numpy_are_numbers(pipe):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from srdd.data import mix64
 from srdd.quantization import Step
 from srdd.resampling import resample
 from srdd.sampling import (
@@ -371,6 +372,12 @@ def test_noise_is_gumbel_noise():
     levels = torch.tensor([-1.0, 0.0, 1.0, 3.0])
     share = (noise[:, None] < levels).float().mean(0)
     torch.testing.assert_close(share, (-(-levels).exp()).exp(), rtol=0, atol=3e-3)
+
+
+def test_seeds_are_the_hash_of_run_and_image():
+    for run, first in ((0, 0), (-1, 7), (2**63 - 1, 10**12)):
+        want = [mix64(run, first + i) & (2**63 - 1) for i in range(5)]
+        assert image_seeds(run, 5, first) == want
 
 
 def test_seeds_of_a_run_do_not_collide():
