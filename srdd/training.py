@@ -26,13 +26,8 @@ from tqdm.auto import tqdm
 from .data import CounterSampler, digest, mix64
 from .files import CheckpointError, check_whole
 from srdd.runs import (
-    TokenSet,
-    TrainLog,
-    check_same_run,
-    latest_state,
-    load_state,
-    prune_states,
-    save_state,
+    TokenSet, TrainLog, check_same_run, latest_state,
+    load_state, prune_states, save_state,
 )
 from .tokenizer import Tokenizer
 from .transformer import ScaleTransformer
@@ -154,10 +149,20 @@ class Task(Protocol):
 
 # %% ../nbs/08_training.ipynb #adamw
 def adamw(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW, (eq-adam), that decays matrices, not vectors, places and codes."""
+    """AdamW, (eq-adam), that decays matrices, not vectors, places and codes.
+
+    Raises:
+        ValueError: weights in half precision, which small updates do not change.
+    """
     free = ("start_embed", "position_embed", "scale_embed", "offset", "quantize")
     decay, rest = [], []
     for name, weight in module.named_parameters():
+        if weight.requires_grad and weight.dtype in (torch.bfloat16, torch.float16):
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{name} is {kind}, want float32 weights to train: call .float() on "
+                f'the model and give TrainConfig(dtype="{kind}"), which is autocast'
+            )
         plain = weight.squeeze().ndim < 2 or any(part in name for part in free)
         (rest if plain else decay).append(weight)
     groups = [
@@ -348,7 +353,7 @@ def fit(
         The averaged model, in evaluation mode.
     Raises:
         TrainingInterrupted: stopped with Ctrl-C; the state is saved.
-        ValueError: the loss stayed non-finite.
+        ValueError: the loss stayed non-finite, or weights are in half precision.
         CheckpointError: a state to resume from is damaged or of another run.
     Source: chapter 8.
     """

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from srdd.cli import main
 from srdd.data import colour_shapes, loader
 from srdd.files import CheckpointError
 from srdd.runs import encode_images
@@ -378,6 +379,44 @@ def test_matrices_decay_and_nothing_else(task):
     assert any("qkv" in n for n in decayed)
     codes = adamw(Tokenizer(SHAPE), SHORT).param_groups[1]["params"]
     assert any(p.shape == (16, 4) for p in codes)  # the codebook
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_weights_in_half_precision_are_refused_and_the_repair_trains(
+    images, task, tmp_path, kind
+):
+    def stream(start):
+        return loader(images, 24, 0, start_step=start)
+
+    config = replace(SHORT, steps=3)
+    autocast = replace(config, dtype=kind)
+    for made in (TokenizerTask(Tokenizer(SHAPE), stream), task(config)):
+        model = made.modules["model"].to(getattr(torch, kind))
+        for asked in (config, autocast):
+            with pytest.raises(
+                ValueError, match=rf'float\(\).*dtype="{kind}"\).*autocast'
+            ):
+                fit(made, asked, tmp_path / "half", progress=False)
+        assert not (tmp_path / "half").exists()
+        model.float()
+        out = tmp_path / type(made).__name__
+        trained = fit(made, autocast, out, progress=False)
+        assert all(weight.isfinite().all() for weight in trained.parameters())
+
+
+def test_a_tokenizer_trains_by_command_in_half_precision(tmp_path):
+    words = [
+        "train-tokenizer",
+        "shapes",
+        "--dtype",
+        "bfloat16",
+        "--out",
+        tmp_path / "t",
+    ]
+    words += ["--size", "8", "--vocab", "16", "--steps", "3", "--batch", "6"]
+    assert main([*map(str, words)]) == 0
+    weights = Tokenizer.from_pretrained(tmp_path / "t").state_dict().values()
+    assert all(weight.isfinite().all() for weight in weights)
 
 
 def test_draws_of_a_step_depend_on_seed_and_step_only():
