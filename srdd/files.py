@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CheckpointError', 'write_bytes', 'sync_folder', 'write_json', 'read_json', 'save_tensors', 'load_tensors',
-           'compare', 'sha256', 'write_manifest', 'verify_manifest', 'check_replaceable', 'saved_files',
-           'replace_folder', 'shipped_folder', 'shipped_names', 'resolve_model', 'config_to_dict', 'config_from_dict',
-           'Pretrained', 'check_tensor', 'check_whole', 'check_range']
+           'compare', 'not_finite', 'check_finite', 'sha256', 'write_manifest', 'verify_manifest', 'check_replaceable',
+           'saved_files', 'replace_folder', 'shipped_folder', 'shipped_names', 'resolve_model', 'config_to_dict',
+           'config_from_dict', 'Pretrained', 'check_tensor', 'check_whole', 'check_range']
 
 # %% ../nbs/appendices/a4_files.ipynb #exported-imports
 import hashlib
@@ -104,10 +104,11 @@ def load_tensors(
 
     Args:
         path: the file.
-        expect: the keys and shapes it must have, no more and no less.
+        expect: the keys and shapes it must have, no more and no less; its numbers
+            then have to be finite.
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: damaged, a pickle, or other keys or shapes.
+        CheckpointError: damaged, a pickle, other keys or shapes, NaN among weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -123,6 +124,7 @@ def load_tensors(
         ) from error
     if expect is not None:
         compare(path, tensors, expect)
+        check_finite(path, tensors)
     return tensors
 
 # %% ../nbs/appendices/a4_files.ipynb #compare
@@ -150,6 +152,25 @@ def compare(
         raise CheckpointError(
             f"{path} does not fit the model: {'; '.join(wrong)}; use the config that "
             "was saved with it"
+        )
+
+# %% ../nbs/appendices/a4_files.ipynb #not-finite
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with NaN or infinite numbers, as float32."""
+    there = {k: v for k, v in tensors.items() if not v.is_meta}
+    real = {k: v for k, v in there.items() if v.is_floating_point()}
+    kinds = {k: torch.float32 if v.itemsize == 1 else v.dtype for k, v in real.items()}
+    odd = [k for k, v in real.items() if not v.sum(dtype=kinds[k]).isfinite()]
+    return [k for k in odd if not real[k].float().isfinite().all()]  # or overflow
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights with NaN or infinite numbers."""
+    if odd := not_finite(tensors):
+        raise CheckpointError(
+            f"{path} has NaN or infinite numbers in {len(odd)} tensors, the first is "
+            f"{odd[0]}: the training broke, or float16 was too small; take an earlier "
+            "state, or save it in float32"
         )
 
 # %% ../nbs/appendices/a4_files.ipynb #sha256

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .files import CheckpointError, load_tensors
+from .files import CheckpointError, load_tensors, not_finite
 
 # %% ../nbs/appendices/a8_foreign.ipynb #kind-of-file
 KINDS = {
@@ -175,7 +175,7 @@ def check_state(
     optional: Mapping[str, tuple[int, ...] | None],
     layout: set[str], strict: bool = True,
 ) -> None:
-    """Compare names and shapes; report all differences at once.
+    """Compare names, shapes and kinds; report all differences at once.
 
     Args:
         part: for the message.
@@ -202,6 +202,7 @@ def check_state(
         "not floating point": [
             k for k in there if k in expect and not state[k].is_floating_point()
         ],
+        "not finite": not_finite({k: state[k] for k in there if k in expect}),
     }
     wrong = [f"{len(v)} {kind} ({', '.join(v)})" for kind, v in lists.items() if v]
     if wrong:

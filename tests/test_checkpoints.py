@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import math
 import os
 import pickle
 import re
@@ -214,6 +215,21 @@ def test_half_precision_is_read_as_float32(states):
 
     _, model = from_var(*map(half, states))
     assert {w.dtype for w in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("lenient", [False, True])
+def test_weights_that_are_not_finite_are_named(states, tmp_path, odd, suffix, lenient):
+    codes, weights = ({k: v.clone() for k, v in s.items()} for s in states)
+    codes["quant_conv.bias"][0] = weights["head.weight"][1, 1] = odd
+    files = [tmp_path / (name + suffix) for name in ("vae", "var")]
+    write = torch.save if suffix == ".pth" else save_file
+    for path, state in zip(files, (codes, weights), strict=True):
+        write(state, path)
+    text = said(*files, strict=not lenient)
+    assert "the transformer does not fit: 1 not finite (head.weight)" in text
+    assert "the tokenizer does not fit: 1 not finite (quant_conv.bias)" in text
 
 
 def test_derived_tensors_may_be_absent(states, pair):

@@ -1,6 +1,7 @@
 """Files: whole or not at all, strict, and never a pickle."""
 
 import json
+import math
 import os
 import pickle
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from srdd.files import (
     config_from_dict,
     config_to_dict,
     load_tensors,
+    not_finite,
     read_json,
     replace_folder,
     resolve_model,
@@ -126,6 +128,31 @@ def test_misfitting_tensors_are_listed(tmp_path):
         load_tensors(path, want)
     for part in ("1 missing (c)", "1 unexpected (a)", "b: got (3,), want (4,)"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_refused_whatever_their_hash(
+    tmp_path, odd, dtype
+):
+    net = Net(Config(4))
+    net.layer.bias.data[1] = odd
+    folder = net.save_pretrained(tmp_path / "net", dtype=dtype)
+    verify_manifest(folder)
+    said = "model.safetensors has NaN or infinite .* 1 tensors, the first is layer.bias"
+    with pytest.raises(CheckpointError, match=said):
+        Net.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e5m2])
+def test_large_numbers_are_finite_though_their_sum_is_not(tmp_path, dtype):
+    large = torch.full((8, 8), torch.finfo(dtype).max).to(dtype)
+    save_tensors(tmp_path / "x.safetensors", {"a": large, "n": torch.arange(3)})
+    assert load_tensors(
+        tmp_path / "x.safetensors", {"a": large, "n": torch.zeros(3).long()}
+    )
+    odd = {"a": large, "b": torch.tensor([math.inf]).to(dtype), "c": torch.empty(0)}
+    assert not_finite(odd) == ["b"]
 
 
 def test_a_missing_file_and_a_missing_model_are_named(saved, tmp_path):

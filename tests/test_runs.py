@@ -1,6 +1,7 @@
 """Runs: what is left behind is whole, of this run, and gone on with."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -43,6 +44,14 @@ def test_resume_files_round_trip_and_the_newest_whole_one_counts(tmp_path):
     prune_states(tmp_path / "step-00000003", keep=1)
     assert [p.name for p in tmp_path.glob("step-*")] == ["step-00000003"]
     assert latest_state(tmp_path / "nowhere") is None
+
+
+def test_a_resume_file_with_infinite_numbers_loads_as_it_is(tmp_path):
+    odd = {"adam.model.0.exp_avg_sq": torch.tensor([1.0, math.inf])}
+    folder = save_state(tmp_path / "step-00000001", odd, {"step": 1})
+    assert torch.equal(
+        *(x["adam.model.0.exp_avg_sq"] for x in (odd, load_state(folder)[0]))
+    )
 
 
 SAVER = """
