@@ -1,4 +1,4 @@
-"""What a pipeline is given, checked: types of numbers, devices, generators, sizes."""
+"""What a pipeline is given, checked: numbers, devices, seeds, sizes, images, masks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from math import prod
 from numbers import Integral
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from .costs import sampling_bytes
+from .data import to_mode, unit
 from .sampling import SampleConfig, image_seeds, plain_number
-from .tokenizer import TokenizerConfig
+from .tokenizer import TokenizerConfig, check_images
 from .transformer import TransformerConfig
 
 FLOATS = ("float32", "bfloat16", "float16")
@@ -70,6 +75,66 @@ def seeds_of(
             "pass one per image, or a single one"
         )
     return [image_seeds(g.initial_seed(), 1)[0] for g in several]
+
+
+def images_of(images: Any, channels: int, side: int | None = None) -> Tensor:
+    """Images that somebody gives, ``(b, c, H, W)`` float32 in [-1, 1].
+
+    Args:
+        images: a PIL image or several, or a tensor in [-1, 1].
+        channels: 1 makes them grey, 3 colour; a tensor has them already.
+        side: wanted height and width; None is any.
+    Raises:
+        ValueError: something else, or another size.
+    """
+    if not isinstance(images, Tensor):
+        several = [images] if isinstance(images, Image.Image) else images
+        if not isinstance(several, Sequence) or not several:
+            raise ValueError(f"images must be PIL images or a tensor, got {images!r}")
+        if wrong := [x for x in several if not isinstance(x, Image.Image)]:
+            raise ValueError(f"images has {wrong[0]!r}, want PIL images or one tensor")
+        if len(sizes := {x.size for x in several}) > 1:
+            raise ValueError(f"images have the sizes {sorted(sizes)}, want one size")
+        pixels = [np.array(to_mode(x, channels)) for x in several]
+        stack = torch.from_numpy(np.stack(pixels))
+        images = unit(stack.unflatten(-1, (-1, 1)) if channels == 1 else stack)
+        images = images.permute(0, 3, 1, 2)
+    if images.ndim == 3:
+        images = images[None]
+    shape = tuple(images.shape[1:])
+    want = (channels, side, side) if side else (channels, *shape[1:3])
+    if shape != want:
+        raise ValueError(
+            f"images has shape {tuple(images.shape)}, want (b, {channels}, "
+            f"{side or 'H'}, {side or 'W'}); crop or resize them first"
+        )
+    check_images(images, want)
+    return images.float()
+
+
+def mask_of(mask: Any, count: int, side: int) -> Tensor:
+    """A mask that somebody gives, ``(count, 1, side, side)`` bool.
+
+    Args:
+        mask: a PIL image, white where True, or a tensor or array of bool.
+        count: images; one mask is that of all.
+        side: wanted height and width.
+    Raises:
+        ValueError: something else, or another size.
+    """
+    if isinstance(mask, Image.Image):
+        mask = np.array(mask.convert("L")) > 127
+    found = torch.as_tensor(mask) if isinstance(mask, Tensor | np.ndarray) else None
+    wanted = f"a PIL image or bool ({side}, {side}) or ({count}, {side}, {side})"
+    if found is None or found.dtype != torch.bool:
+        kind = type(mask).__name__ if found is None else found.dtype
+        raise ValueError(f"mask is {kind}, want {wanted}; use mask > 0.5")
+    if found.ndim == 4 and found.shape[1] == 1:
+        found = found[:, 0]
+    found = found[None] if found.ndim == 2 else found
+    if found.shape[1:] != (side, side) or len(found) not in (1, count):
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, want {wanted}")
+    return found[:, None].expand(count, -1, -1, -1)
 
 
 def machine_memory() -> int:

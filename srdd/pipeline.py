@@ -15,8 +15,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ._inputs import check_batch, check_count, float_type, seeds_of, usable
+from ._inputs import (
+    check_batch,
+    check_count,
+    float_type,
+    images_of,
+    mask_of,
+    seeds_of,
+    usable,
+)
 from ._kernels import fused
+from .editing import edit, first_scales, inpaint, on_canvas, super_resolve
 from .fast import Replay, replayed
 from .figures import to_pil
 from .files import (
@@ -271,31 +280,221 @@ class Pipeline:
         Raises:
             ValueError: a bad argument, named with what was wanted.
         """
+        each = check_whole(plain_number(num_images_per_label), "num_images_per_label")
+        ids = None if class_labels is None else self.class_ids(class_labels)
+        ids, count = self.repeated(ids, each)
+
+        def make(own: slice, **how: Any) -> Sampled:
+            return self.draw(None if ids is None else ids[own], **how)
+
+        return self.batches(
+            make,
+            ids,
+            count,
+            guidance_scale,
+            preset=preset,
+            generator=generator,
+            output_type=output_type,
+            batch_size=batch_size,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            **sampling,
+        )
+
+    def batches(
+        self,
+        make: Callable[..., Sampled],
+        ids: list[int] | None,
+        count: int,
+        guidance_scale: float | None = None,
+        *,
+        preset: str | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        batch_size: int = 64,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = STEP_TENSORS,
+        **sampling: Any,
+    ) -> PipelineOutput:
+        """What every way to make images shares: settings, seeds, batches, output.
+
+        Args:
+            make: ``make(own, config=, seeds=, callback=)`` makes one batch, the images
+                `own` of all.
+            ids: class of each image; None without.
+            count: images.
+            guidance_scale: this and the rest are those of a call.
+        Raises:
+            ValueError: a bad argument, named with what was wanted.
+        """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(
                 f"output_type must be one of {OUTPUT_TYPES}, got {output_type!r}"
             )
-        batch_size = check_whole(plain_number(batch_size), "batch_size", usual=64)
-        count = check_whole(plain_number(num_images_per_label), "num_images_per_label")
+        size = check_whole(plain_number(batch_size), "batch_size", usual=64)
         config = self.config_with(guidance_scale, sampling, preset)
-        ids = None if class_labels is None else self.class_ids(class_labels)
-        ids, count = self.repeated(ids, count)
         seeds = seeds_of(generator, count)
         hook = self.step_hook(callback_on_step_end, callback_on_step_end_tensor_inputs)
         parts = [
-            self.draw(
-                None if ids is None else ids[at : at + batch_size],
-                seeds[at : at + batch_size],
-                config,
-                hook,
-            )
-            for at in range(0, count, batch_size)
+            make(own, config=config, seeds=seeds[own], callback=hook)
+            for own in (slice(at, at + size) for at in range(0, count, size))
         ]
         images = torch.cat([part.images for part in parts])
         tokens = [
             torch.cat(scale) for scale in zip(*(p.tokens for p in parts), strict=True)
         ]
         return PipelineOutput(convert(images, output_type), ids, tokens)
+
+    def inpaint(
+        self,
+        images: Any,
+        mask: Any,
+        class_labels: Any = None,
+        guidance_scale: float | None = None,
+        *,
+        rounds: int = 3,
+        num_images_per_image: int = 1,
+        **call: Any,
+    ) -> PipelineOutput:
+        """Fill holes in images; the known pixels come back as they are.
+
+        Args:
+            images: one PIL image, several, or a tensor ``(b, c, H, W)`` in [-1, 1], of
+                the size of the model. What lies under the mask is not looked at.
+            mask: where to paint: a PIL image (white), or a tensor or an array of bool,
+                ``(H, W)`` for all images or ``(b, H, W)``.
+            class_labels: of all images, or of each; one image may have several, and is
+                filled for each. None is unconditional.
+            guidance_scale: as in a call of the pipeline.
+            rounds: how often the result is looked at and drawn again (chapter 12).
+            num_images_per_image: fillings of each.
+            call: the other arguments of a call.
+        Raises:
+            ValueError: a bad argument, named with what was wanted.
+        """
+        c, side, _ = self.tokenizer.image_shape
+        given = images_of(images, c, side)
+        holes = mask_of(mask, len(given), side)
+        ids, rows = self.paired(class_labels, len(given), num_images_per_image)
+        known = given[rows].to(self.device), holes[rows].to(self.device)
+
+        def make(own: slice, **how: Any) -> Sampled:
+            labels, nets = ids and ids[own], (self.transformer, self.painter)
+            parts = (x[own] for x in known)
+            return inpaint(*nets, *parts, labels, rounds=rounds, **how)
+
+        return self.batches(make, ids, len(rows), guidance_scale, **call)
+
+    def outpaint(
+        self,
+        images: Any,
+        class_labels: Any = None,
+        guidance_scale: float | None = None,
+        *,
+        at: tuple[int, int] | None = None,
+        **call: Any,
+    ) -> PipelineOutput:
+        """Draw what lies around images that are smaller than those of the model.
+
+        Args:
+            images: as for `inpaint`, smaller.
+            class_labels, guidance_scale: as for `inpaint`.
+            at: row and column of their upper left corner; None is the middle.
+            call: the other arguments of `inpaint`.
+        Raises:
+            ValueError: a bad argument, named with what was wanted.
+        """
+        c, side, _ = self.tokenizer.image_shape
+        canvas, mask = on_canvas(images_of(images, c), side, at)
+        return self.inpaint(canvas, mask, class_labels, guidance_scale, **call)
+
+    def super_resolve(
+        self,
+        images: Any,
+        class_labels: Any = None,
+        guidance_scale: float | None = None,
+        *,
+        rounds: int = 3,
+        num_images_per_image: int = 1,
+        **call: Any,
+    ) -> PipelineOutput:
+        """Draw the detail of small square images; the means of the pixels stay.
+
+        Args:
+            images: as for `inpaint`; their side divides that of the model.
+            class_labels, guidance_scale, rounds, num_images_per_image, call: as there.
+        Raises:
+            ValueError: a bad argument, named with what was wanted.
+        """
+        given = images_of(images, self.tokenizer.image_shape[0])
+        ids, rows = self.paired(class_labels, len(given), num_images_per_image)
+        small = given[rows].to(self.device)
+
+        def make(own: slice, **how: Any) -> Sampled:
+            labels, nets = ids and ids[own], (self.transformer, self.painter)
+            return super_resolve(*nets, small[own], labels, rounds=rounds, **how)
+
+        return self.batches(make, ids, len(rows), guidance_scale, **call)
+
+    def edit(
+        self,
+        images: Any,
+        class_labels: Any,
+        guidance_scale: float | None = None,
+        *,
+        scales: int | None = None,
+        num_images_per_image: int = 1,
+        **call: Any,
+    ) -> PipelineOutput:
+        """Keep the coarse scales of images and draw the fine ones as another class.
+
+        Args:
+            images, class_labels, guidance_scale, num_images_per_image, call: as for
+                `inpaint`.
+            scales: how many are kept; None is half of them.
+        Raises:
+            ValueError: a bad argument, named with what was wanted.
+        """
+        c, side, _ = self.tokenizer.image_shape
+        schedule, given = self.tokenizer.schedule, images_of(images, c, side)
+        kept = check_whole(
+            len(schedule) // 2 if scales is None else plain_number(scales), "scales", 0
+        )
+        ids, rows = self.paired(class_labels, len(given), num_images_per_image)
+        known = given[rows].to(self.device)
+
+        def make(own: slice, **how: Any) -> Sampled:
+            labels, nets = ids and ids[own], (self.transformer, self.painter)
+            keep = [first_scales(schedule, kept, known[own])]
+            return edit(*nets, known[own], keep, labels, **how)
+
+        return self.batches(make, ids, len(rows), guidance_scale, **call)
+
+    def paired(
+        self, class_labels: Any, count: int, each: int
+    ) -> tuple[list[int] | None, Tensor]:
+        """The class of each result, and the number of the image it is made of.
+
+        Args:
+            class_labels: of all images, of each, or several of one image.
+            count: images.
+            each: results for an image and a class.
+        Raises:
+            ValueError: as many classes as fit to no reading.
+        """
+        ids = None if class_labels is None else self.class_ids(class_labels)
+        several = 1 if ids is None else len(ids)
+        if several != count and 1 not in (several, count):
+            raise ValueError(
+                f"class_labels has {several} classes for {count} images; give one for "
+                "all, or one for each"
+            )
+        each = check_whole(plain_number(each), "num_images_per_image")
+        most = max(several, count)
+        check_count(most * each, self.tokenizer.image_shape)
+        ids, _ = self.repeated(ids and ids * (most // several), each)
+        rows = torch.arange(count).repeat(most // count)
+        return ids, rows.repeat_interleave(each)
 
     def repeated(
         self, ids: list[int] | None, each: int
@@ -314,7 +513,7 @@ class Pipeline:
         ids: list[int] | None,
         seeds: list[int],
         config: SampleConfig,
-        hook: Callable[[Step], None] | None = None,
+        callback: Callable[[Step], None] | None = None,
     ) -> Sampled:
         """One batch: from a recorded graph if there may be one, else call by call.
 
@@ -328,8 +527,9 @@ class Pipeline:
             shapes = self.transformer.config, self.painter.config
             size = next(self.transformer.parameters()).element_size()
             check_batch(len(seeds), shapes, plain, size)
-        if self.graphs is None or hook is not None or not config.once:
-            return resample(*networks, ids, config=config, seeds=seeds, callback=hook)
+        if self.graphs is None or callback is not None or not config.once:
+            how = {"config": config, "seeds": seeds, "callback": callback}
+            return resample(*networks, ids, **how)
         labels = sample_labels(self.transformer, ids, len(seeds)).to(self.device)
         key = len(seeds), plain
         if key not in self.graphs:
