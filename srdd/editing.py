@@ -250,14 +250,16 @@ def first_scales(schedule: ScaleSchedule, scales: int, images: Tensor) -> list[T
 
 # %% ../nbs/12_editing.ipynb #super-resolve
 def with_means(images: Tensor, small: Tensor) -> Tensor:
-    """Images whose blocks have the means that `small` says, as far as [-1, 1] allows.
+    """Images in [-1, 1] whose blocks have the means that `small` says.
 
-    What is missing is added smoothly, some times, and the little that is left evenly.
+    What is missing is added smoothly, some times, and the little that is left evenly;
+    what that takes out of the range is cut, and added again to the rest of the block.
     """
-    for mode in (*["bicubic"] * 8, "nearest"):
+    for mode in (*["bicubic"] * 8, *["nearest"] * 64):
         missing = small - area_down(images, small.shape[-1])
         images = images + F.interpolate(missing, images.shape[2:], mode=mode)
-    return images.clamp(-1, 1)
+        images = images.clamp(-1, 1)
+    return images
 
 
 def super_resolve(

@@ -5,7 +5,7 @@ show (4e-6 for maps, 2e-5 for logits, 7e-5 for guided logits) and far below what
 mistake does. With ``SRDD_GOLDEN`` the whole set of vectors is compared.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from golden.vectors import HERE, open_file, vectors
 
 from srdd.checkpoints import from_var, key_names, phi_form, phi_keys
+from srdd.editing import Editor, known_places
 from srdd.quantization import MultiScaleQuantizer
 from srdd.sampling import SampleConfig, filter_logits, guide, sample
-from srdd.scales import ScaleSchedule
+from srdd.scales import SHORT_256, VAR_256, ScaleSchedule
 
 CASES = [(case, name) for case in "AB" for name in "us"]
 MASKS = {"causal": "", "markov": "markov."}
@@ -225,3 +226,52 @@ def test_sampling_filter(key):
     if float(p) > 0:  # there the reference depends on how its sort breaks ties
         rows[0, 0] = rows[1, 2] = False
     close(law[rows], EXTRAS[key][rows], 1e-6)
+
+
+# Editing
+
+EDITS, BOXES = open_file(HERE / "editing.safetensors")
+
+
+@pytest.mark.parametrize("schedule", [VAR_256, SHORT_256], ids=["10", "6"])
+@pytest.mark.parametrize("box", range(3))
+def test_places_that_the_published_editing_keeps(schedule, box):
+    *corners, kind = BOXES["boxes"][box]
+    side = schedule.sides[-1]
+    top, left, bottom, right = (round(x * side) for x in corners)
+    inside = torch.zeros(1, 1, side, side, dtype=torch.bool)
+    inside[..., top:bottom, left:right] = True
+    known = inside if kind == "outpaint" else ~inside
+    want = EDITS[f"mask.{len(schedule)}.box{box}"].bool()
+    assert torch.equal(torch.cat(known_places(known, schedule, "half"), 1)[0], want)
+
+
+@by_mask
+@pytest.mark.parametrize("name", "us")
+@torch.no_grad()
+def test_greedy_editing_with_clamped_tokens(name, mask):
+    tokenizer, model = pair("A", name, mask)
+    given, schedule = known("A"), model.config.schedule
+    ids = schedule.split(given.tensors["idx"].long())
+    fine = EDITS[f"edit.A.{name}.mask"].bool()[None, None]
+    keep = [x.expand(2, -1) for x in known_places(fine, schedule, "half")]
+    best = []
+
+    class Noted(Editor):
+        """Remembers what would have been drawn."""
+
+        def first_draw(self, k, f_hat, logits):
+            best.append(logits.argmax(-1))
+            return super().first_draw(k, f_hat, logits)
+
+    made = sample(
+        model,
+        tokenizer,
+        labels_of("A"),
+        config=SampleConfig(1 + given.config["cfg"], "linear", top_k=1),
+        seeds=[0, 1],
+        sampler=partial(Noted, known=lambda k, f_hat: ids[k], keep=keep),
+    )
+    key = f"edit.A.{name}.{'dense' if mask == 'causal' else mask}"
+    assert torch.equal(torch.cat(best, 1), EDITS[f"{key}.pred_idx"].long())
+    close(tokenizer.maps(made.tokens)[-1], EDITS[f"{key}.f_hat"], 1e-6)
