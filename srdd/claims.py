@@ -168,6 +168,33 @@ def every_above(pattern: str, level: float) -> Rule:
     return rule
 
 
+def edits_better(tasks: Sequence[str], least: int) -> Rule:
+    """Rule: a difference of two models is nowhere worse, and better at several tasks.
+
+    Args:
+        tasks: names of differences, one model less the other.
+        least: of so many the feature distance is lower, beyond chance; at none is a
+            measure of `EDITED` worse, beyond chance.
+    """
+
+    def rule(record: Record) -> bool:
+        better = 0
+        for name in tasks:
+            for key, sign in EDITED.items():
+                value = record.values[f"{name}/{key}"]
+                if sign * value["mean"] > margin(value):
+                    return False
+            value = record.values[f"{name}/feature_distance"]
+            better += value["mean"] < -margin(value)
+        return better >= least
+
+    return rule
+
+
+EDITED = {"psnr_db": -1, "ssim": -1, "feature_distance": 1}
+"""Measures of an edited image, with the sign of a difference that is worse."""
+
+
 def ahead_at_equal_cost(measures: Sequence[str], cost: str, times: float) -> Rule:
     """Rule: some set with passes is ahead of every set without that costs no more.
 

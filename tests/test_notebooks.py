@@ -50,6 +50,7 @@ HAND_WRITTEN = {
     "claims",
     "cli",
     "decoder_study",
+    "editing_study",
     "evaluation",
     "experiments",
     "features",
