@@ -25,6 +25,7 @@ SUITES = ("fashion", "var", "var-gpu")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 EXAMPLES = """examples:
   srdd sample fashion --out grid.png          ten classes from the shipped model
+  srdd edit fashion bag.png --box 8,8,24,24 --classes Bag --out filled.png
   srdd reconstruct fashion photos/ --out r.png
   srdd train-tokenizer photos/ --out tok --size 32 --steps 2000
   srdd train photos/ --tokenizer tok --out model --steps 5000
@@ -32,28 +33,33 @@ EXAMPLES = """examples:
   srdd slim-decoder model photos/ --out slim
   srdd sample model --classes cat,dog --count 4 --out cats.png
 """
+EDITS = """examples, with the shipped model, whose pictures are grey, 32 x 32:
+  srdd edit fashion bag.png --mask hole.png --out filled.png
+                          paint what is white in hole.png, four times
+  srdd edit fashion bag.png --box 8,8,24,24 --classes Bag --out filled.png
+                          paint the middle, and say that it is a bag
+  srdd edit fashion detail.png --outpaint --at 0,8 --out wide.png
+                          draw around a small picture, which lies at the top
+  srdd edit fashion tiny.png --super-resolve --count 8 --out large.png
+                          eight sharp pictures that tiny.png may come from
+  srdd edit fashion shirt.png --keep-scales 3 --classes Dress,Coat --out coat.png
+                          the same outline as another kind, both in one grid
+A row of the grid is a given image, what is painted grey, and its results.
+With --separate DIR every result is also a file of its own.
+"""
 
 
 def sample(args: argparse.Namespace) -> dict[str, Any]:
     """Make a labelled grid of images from a trained model."""
     from .figures import image_grid
     from .pipeline import Pipeline
-    from .sampling import image_seeds
 
-    out = check_out(args.out or "samples.png", *PICTURES)
-    if args.separate:
-        check_out(Path(args.separate) / "x.png")
+    out = pictures_out(args, "samples.png")
     pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype(args))
     pipe.sampling = sampling_options(pipe, args)
     if args.cuda_graphs:
         pipe.enable_cuda_graphs(fused=args.cuda_graphs == "fused")
-    labels = None
-    if args.classes != "none":
-        every = args.classes == "all"
-        known = pipe.classes
-        labels = range(len(known)) if every else names(args.classes, known)
-        labels = pipe.class_ids(labels)
-    labels, count = pipe.repeated(labels, args.count)
+    labels, count = pipe.repeated(chosen_classes(pipe, args.classes), args.count)
     images = draw(pipe, labels, count, args)
     captions = None
     if labels is not None:
@@ -62,17 +68,25 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         ]
     grid = image_grid(images, columns=args.count, labels=captions, scale=args.zoom)
     save_image(grid, out)
-    files = [str(out)]
-    if args.separate:
-        files += save_each(images, labels, Path(args.separate))
     return {
         "model": args.model,
         "images": len(images),
-        "files": files,
-        "seed": args.seed,
-        "seeds": image_seeds(args.seed, len(images)),
+        **drawn_files(args, out, images, labels),
         "sampling": asdict(pipe.sampling),
     }
+
+
+def drawn_files(
+    args: argparse.Namespace, out: Path, images: Any, labels: list[int] | None
+) -> dict[str, Any]:
+    """The written files, with those of ``--separate``, and the seeds of the images."""
+    from .sampling import image_seeds
+
+    files = [str(out)]
+    if args.separate:
+        files += save_each(images, labels, Path(args.separate))
+    seeds = image_seeds(args.seed, len(images))
+    return {"files": files, "seed": args.seed, "seeds": seeds}
 
 
 def draw(
@@ -92,6 +106,317 @@ def draw(
         made = pipe.draw(chosen, seeds[part], pipe.sampling)
         parts.append(made.images.float().cpu())
     return torch.cat(parts)
+
+
+def edit(args: argparse.Namespace) -> dict[str, Any]:
+    """Paint a part of given images, draw around them, sharpen or change them."""
+    import torch
+
+    from .figures import image_grid
+    from .pipeline import Pipeline
+
+    out = pictures_out(args, "edited.png")
+    check_edit(args, out)
+    pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype(args))
+    pipe.sampling = sampling_options(pipe, args)
+    labels = classes_of_images(pipe, args)
+    task, given, shown = edit_task(pipe, args)
+    rounds = 1 if task == "edit" else args.rounds or 3
+    how = {"scales": args.keep_scales} if task == "edit" else {"rounds": rounds}
+    rows = max(len(shown), len(labels or [0]))
+    with scale_bar(pipe, rows * args.count, rounds, args) as bar:
+        made = getattr(pipe, task)(
+            *given,
+            labels,
+            num_images_per_image=args.count,
+            generator=torch.Generator().manual_seed(args.seed),
+            output_type="pt",
+            batch_size=args.batch,
+            callback_on_step_end=lambda *_: bar.update(),
+            callback_on_step_end_tensor_inputs=(),
+            **how,
+        )
+    firsts = shown.repeat(rows // len(shown), 1, 1, 1)[:, None]
+    tiles = torch.cat((firsts, made.images.unflatten(0, (rows, -1))), 1).flatten(0, 1)
+    columns, captions = args.count + 1, None
+    if labels is not None:
+        each = made.labels[:: args.count]
+        captions = [pipe.classes[i] for i in each for _ in range(columns)]
+    save_image(image_grid(tiles, columns, captions, scale=args.zoom), out)
+    return {
+        "model": args.model,
+        "images": len(made.images),
+        "rounds": rounds,
+        **drawn_files(args, out, made.images, made.labels),
+        "sampling": asdict(pipe.sampling),
+    }
+
+
+def check_edit(args: argparse.Namespace, out: Path) -> None:
+    """Refuse what ``edit`` would not do, or do to the images that it is given.
+
+    Raises:
+        ValueError: an option that does nothing, or a result in the place of an image.
+    """
+    own_size = "--outpaint" if args.outpaint else "--super-resolve"
+    kept = args.keep_scales is not None
+    if args.at is not None and not args.outpaint:
+        raise ValueError(
+            "--at is the place for --outpaint: say that too, or leave --at"
+        )
+    if args.upsample and (args.outpaint or args.super_resolve):
+        raise ValueError(f"--upsample does nothing with {own_size}: leave it out")
+    if args.rounds is not None and kept:
+        raise ValueError("--rounds does nothing with --keep-scales: leave it out")
+    if args.classes == "none" and kept:
+        raise ValueError(
+            "--keep-scales draws an image as another class: say --classes too"
+        )
+    for path in map(Path, [*args.images, *([args.mask] if args.mask else [])]):
+        if path.resolve() == out.resolve():
+            raise ValueError(
+                f"--out {out} is an image that is given, and would be replaced: name "
+                "another file"
+            )
+        if args.separate and path.resolve().parent == Path(args.separate).resolve():
+            raise ValueError(
+                f"--separate {args.separate} holds {path.name}, which is given and may "
+                "be replaced: name another folder"
+            )
+
+
+def classes_of_images(pipe: Any, args: argparse.Namespace) -> list[int] | None:
+    """Class ids: one for all images, one for each, or several of one image.
+
+    Raises:
+        ValueError: as `chosen_classes`, or another number of classes.
+    """
+    labels, images = chosen_classes(pipe, args.classes), len(args.images)
+    if args.classes == "all" and images > 1:
+        raise ValueError(
+            f"--classes all is for one image, got {images}: name one class for all "
+            "images, or one for each"
+        )
+    if labels is not None and images > 1 and len(labels) not in (1, images):
+        raise ValueError(
+            f"--classes has {len(labels)} classes for {images} images: name one for "
+            "all, or one for each"
+        )
+    return labels
+
+
+def edit_task(pipe: Any, args: argparse.Namespace) -> tuple[str, tuple[Any, ...], Any]:
+    """The pipeline's method for what was asked, its images, and how they are shown.
+
+    Raises:
+        ValueError: an image that does not fit the task, with its name.
+    """
+    import torch
+
+    from .data import centre, unit
+
+    channels, side, _ = pipe.tokenizer.image_shape
+    if args.super_resolve:
+        small = small_squares(args.images, channels, side)
+        return "super_resolve", (small,), torch.nn.functional.interpolate(small, side)
+    if args.outpaint:
+        images, holes = canvases(args, channels, side)
+    else:
+        read = [fitted(path, args, channels, side) for path in args.images]
+        images = unit(torch.stack([centre(pixels, side) for pixels, _ in read]))
+        if args.keep_scales is not None:
+            most = len(pipe.tokenizer.schedule) - 1
+            if args.keep_scales > most:
+                raise ValueError(
+                    f"--keep-scales is {args.keep_scales}, want 1 to {most}: this model "
+                    f"has {most + 1} scales, and one has to be drawn"
+                )
+            return "edit", (images,), images
+        holes = box_hole(args, side) if args.box else mask_holes(args, read, side)
+        holes = holes.expand(len(images), 1, side, side)
+    return "inpaint", (images, holes), images.masked_fill(holes, 0)
+
+
+def small_squares(paths: Sequence[str], channels: int, side: int) -> Any:
+    """Files for ``--super-resolve`` at their own size, ``(b, c, s, s)``.
+
+    Raises:
+        ValueError: no square, one that does not divide the side, or several sizes.
+    """
+    import torch
+
+    from .data import unit
+
+    fit = [n for n in range(1, side) if side % n == 0]
+    found = [opened(path, channels) for path in paths]
+    for path, image in zip(paths, found, strict=True):
+        high, wide = image.shape[1:]
+        if high != wide or high not in fit:
+            raise ValueError(
+                f"{path} is {wide}x{high}, --super-resolve wants a square whose side is "
+                f"one of {', '.join(map(str, fit))}: crop or resize it first"
+            )
+        if image.shape != found[0].shape:
+            raise ValueError(
+                f"{path} is {wide}x{high}, {paths[0]} is not: give images of one size "
+                "at a time"
+            )
+    return unit(torch.stack(found))
+
+
+def canvases(args: argparse.Namespace, channels: int, side: int) -> tuple[Any, Any]:
+    """Files for ``--outpaint`` at their own size, on canvases, and what is empty there.
+
+    Raises:
+        ValueError: a file that is too large, or does not fit where ``--at`` says.
+    """
+    import torch
+
+    from .data import unit
+    from .editing import on_canvas
+
+    parts = []
+    for path in args.images:
+        image = opened(path, channels)
+        high, wide = image.shape[1:]
+        if max(high, wide) > side or high == wide == side:
+            raise ValueError(
+                f"{path} is {wide}x{high}, --outpaint wants less than {side}x{side}: "
+                "make it smaller first"
+            )
+        room = side - high, side - wide
+        if args.at and (args.at[0] > room[0] or args.at[1] > room[1]):
+            raise ValueError(
+                f"--at {args.at[0]},{args.at[1]} puts {path} ({wide}x{high}) over the "
+                f"edge of {side}x{side}: want at most {room[0]},{room[1]}"
+            )
+        parts.append(on_canvas(unit(image)[None], side, args.at))
+    images, holes = zip(*parts, strict=True)
+    return torch.cat(images), torch.cat(holes)
+
+
+def opened(path: str, channels: int, option: str = "") -> Any:
+    """An image file at its own size, uint8 ``(c, H, W)``.
+
+    Raises:
+        ValueError: no such file, or it cannot be read.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from .data import to_mode
+
+    if not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "is not there"
+        raise ValueError(f"{option}{path} {what}, want an image file: name one")
+    try:
+        with Image.open(path) as file:
+            pixels = np.array(to_mode(file, channels))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{option}{path} cannot be read as an image ({error}): repair it, or name "
+            "another one"
+        ) from error
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(
+        2, 0, 1
+    )
+
+
+def fitted(path: str, args: argparse.Namespace, channels: int, side: int) -> Any:
+    """An image file with its shorter side resized, and its own height and width.
+
+    Raises:
+        ValueError: as `opened`, or a smaller file without ``--upsample``.
+    """
+    from .data import read_image
+
+    image = opened(path, channels)
+    high, wide = image.shape[1:]
+    if min(high, wide) < side and not args.upsample:
+        raise ValueError(
+            f"{path} is {wide}x{high}, want at least {side} pixels per side: --upsample "
+            "enlarges it, --outpaint draws around it"
+        )
+    if min(high, wide) != side:
+        image = read_image(Path(path), side, channels, upsample=True)
+    return image, (high, wide)
+
+
+def box_hole(args: argparse.Namespace, side: int) -> Any:
+    """``--box`` as a mask, ``(1, 1, side, side)`` bool.
+
+    Raises:
+        ValueError: a box that is empty, leaves the picture, or is all of it.
+    """
+    import torch
+
+    top, left, bottom, right = args.box
+    if not (top < bottom <= side and left < right <= side):
+        raise ValueError(
+            f"--box is {top},{left},{bottom},{right}, want TOP < BOTTOM and LEFT < "
+            f"RIGHT, all from 0 to {side}, the side of the model's pictures"
+        )
+    hole = torch.zeros(1, 1, side, side, dtype=torch.bool)
+    hole[..., top:bottom, left:right] = True
+    return check_hole(hole, "--box")
+
+
+def mask_holes(args: argparse.Namespace, read: Sequence[Any], side: int) -> Any:
+    """``--mask`` for each image, resized and cropped with it, ``(b, 1, side, side)``.
+
+    A pixel is painted if any white pixel of the file falls into it.
+
+    Raises:
+        ValueError: as `opened`, or a mask of another shape, without hole or rest.
+    """
+    import torch
+
+    from .data import centre
+
+    mask, holes = opened(args.mask, 1, "--mask ") > 127, []
+    high, wide = mask.shape[1:]
+    for path, (pixels, own) in zip(args.images, read, strict=True):
+        hole = mask
+        if (high, wide) != (side, side):
+            sizes = [[n * side / min(x) for n in x] for x in ((high, wide), own)]
+            if any(abs(a - b) > 1 for a, b in zip(*sizes, strict=True)):
+                raise ValueError(
+                    f"--mask {args.mask} is {wide}x{high}, {path} is {own[1]}x{own[0]}: "
+                    f"give a mask of that size, or of {side}x{side} for the middle"
+                )
+            pool = torch.nn.functional.adaptive_max_pool2d
+            hole = centre(pool(mask.float(), pixels.shape[1:]) > 0, side)
+        holes.append(check_hole(hole, f"--mask {args.mask}"))
+    return torch.stack(holes)
+
+
+def check_hole(hole: Any, title: str) -> Any:
+    """A mask as it is.
+
+    Raises:
+        ValueError: it paints nothing, or everything.
+    """
+    if not hole.any():
+        raise ValueError(
+            f"{title} paints nothing: white is painted, and of the longer side only the "
+            "middle is seen; make a part of that white"
+        )
+    if hole.all():
+        raise ValueError(
+            f"{title} paints the whole picture: leave a part of it, or make new "
+            "pictures with srdd sample"
+        )
+    return hole
+
+
+def scale_bar(pipe: Any, count: int, rounds: int, args: argparse.Namespace) -> Any:
+    """A progress bar over the scales of all batches and rounds."""
+    from tqdm.auto import tqdm
+
+    total = len(pipe.tokenizer.schedule) * rounds * -(-count // args.batch)
+    known = total if pipe.sampling.once else None  # passes and ways back come on top
+    return tqdm(total=known, unit="scale", disable=quiet(args), leave=False)
 
 
 def reconstruct(args: argparse.Namespace) -> dict[str, Any]:
@@ -730,24 +1055,39 @@ def seed(text: str) -> int:
     return within(text, 0, 2**63 - 1)
 
 
-def check_out(out: str | Path, *suffixes: str) -> Path:
+def check_out(out: str | Path, *suffixes: str, option: str = "--out") -> Path:
     """A file to write, refused before the work if it cannot be.
 
+    Args:
+        out: the file.
+        suffixes: what its name may end with; none is anything.
+        option: where the user said it.
     Raises:
         ValueError: a folder, another suffix, or a place where nothing can be written.
     """
     out = Path(out)
     if out.is_dir():
-        raise ValueError(f"--out {out} is a folder, want a file: name one in it")
+        raise ValueError(f"{option} {out} is a folder, want a file: name one in it")
     if suffixes and out.suffix.lower() not in suffixes:
         ends = f"ends with {out.suffix!r}" if out.suffix else "has no suffix"
-        raise ValueError(f"--out {out} {ends}, want one of {', '.join(suffixes)}")
+        raise ValueError(f"{option} {out} {ends}, want one of {', '.join(suffixes)}")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir():
-        raise ValueError(f"--out {out}: {folder} is a file, want a folder")
+        raise ValueError(f"{option} {out}: {folder} is a file, want a folder")
     if not os.access(folder, os.W_OK):
-        raise ValueError(f"--out {out}: nothing can be written to {folder}")
+        raise ValueError(f"{option} {out}: nothing can be written to {folder}")
     return out
+
+
+def pictures_out(args: argparse.Namespace, usual: str) -> Path:
+    """The file of ``--out``; it and the folder of ``--separate`` can be written.
+
+    Raises:
+        ValueError: as `check_out`.
+    """
+    if args.separate:
+        check_out(Path(args.separate) / "x.png", option="--separate")
+    return check_out(args.out or usual, *PICTURES)
 
 
 def check_new(out: Path) -> Path:
@@ -837,6 +1177,23 @@ def names(text: str, known: Sequence[str]) -> list[str]:
         found += [whole] if whole else []
         parts = parts[count:]
     return found
+
+
+def chosen_classes(pipe: Any, text: str) -> list[int] | None:
+    """Ids of the classes of ``--classes``; None without.
+
+    Raises:
+        ValueError: as `names`, an unknown class, or none at all.
+    """
+    if text == "none":
+        return None
+    known = pipe.classes
+    try:
+        return pipe.class_ids(
+            range(len(known)) if text == "all" else names(text, known)
+        )
+    except ValueError as error:
+        raise ValueError(str(error).replace("class_labels", "--classes")) from error
 
 
 def sides(text: str) -> tuple[int, ...]:
@@ -1105,6 +1462,27 @@ def several(text: str) -> tuple:
     return found if isinstance(found, tuple) else (found,)
 
 
+def box(text: str) -> tuple[int, ...]:
+    """Four whole pixels of ``--box``."""
+    return whole_pixels(text, "TOP,LEFT,BOTTOM,RIGHT", "8,8,24,24")
+
+
+def place(text: str) -> tuple[int, ...]:
+    """Two whole pixels of ``--at``."""
+    return whole_pixels(text, "ROW,COLUMN", "0,8")
+
+
+def whole_pixels(text: str, form: str, example: str) -> tuple[int, ...]:
+    """As many whole numbers as a form has, with commas between them."""
+    parts = [part.strip() for part in text.split(",")]
+    known = all(x.isascii() and x.isdigit() and len(x) < 10 for x in parts)
+    if not known or len(parts) != len(form.split(",")):
+        raise argparse.ArgumentTypeError(
+            f"want {form} in whole pixels, as {example}, got {text!r}"
+        )
+    return tuple(map(int, parts))
+
+
 def parameters(module: Any) -> int:
     """Number of trained numbers."""
     return sum(weight.numel() for weight in module.parameters())
@@ -1320,7 +1698,6 @@ def sample_options(p: argparse.ArgumentParser) -> None:
         help="all, none, or ids and names: 0,Bag; a name with commas is written as it is",
     )
     p.add_argument("--count", type=positive, default=8, help="images per class (8)")
-    p.add_argument("--batch", type=positive, default=64, help="images at a time (64)")
     p.add_argument(
         "--cuda-graphs",
         nargs="?",
@@ -1329,6 +1706,12 @@ def sample_options(p: argparse.ArgumentParser) -> None:
         help="with --device cuda: record a batch once, then launch the record; fused "
         "also compiles small kernels, which takes seconds and is faster",
     )
+    drawing_options(p)
+
+
+def drawing_options(p: argparse.ArgumentParser) -> None:
+    """How pictures are drawn and shown: options of ``sample`` and ``edit``."""
+    p.add_argument("--batch", type=positive, default=64, help="images at a time (64)")
     p.add_argument("--zoom", type=zoom, default=2, help="pixels per pixel (2)")
     p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
     each = law_options(p)
@@ -1390,6 +1773,83 @@ def pass_options(p: argparse.ArgumentParser, each: dict[str, Any]) -> None:
         type=float,
         metavar="X",
         help="temperature of the passes (that of the first draw)",
+    )
+
+
+def edit_options(p: argparse.ArgumentParser) -> None:
+    """``srdd edit``."""
+    p.formatter_class, p.epilog = argparse.RawDescriptionHelpFormatter, EDITS
+    p.add_argument("model", help='folder, shipped name ("fashion") or hub id')
+    p.add_argument(
+        "images",
+        nargs="+",
+        help="image files; --mask, --box and --keep-scales see their middle square at "
+        "the model's size, --outpaint and --super-resolve take them as they are",
+    )
+    edit_tasks(p)
+    p.add_argument(
+        "--classes",
+        default="none",
+        help="ids and names, as Bag or 0,8: one for all images, one for each, or several "
+        "(or all) for a single image; none draws without a class (none)",
+    )
+    p.add_argument(
+        "--count", type=positive, default=4, help="results per image and class (4)"
+    )
+    p.add_argument(
+        "--rounds",
+        type=positive,
+        help="how often a result is looked at and drawn again, not with --keep-scales (3)",
+    )
+    p.add_argument(
+        "--upsample", action="store_true", help="accept images smaller than the model's"
+    )
+    drawing_options(p)
+
+
+def edit_tasks(p: argparse.ArgumentParser) -> None:
+    """What ``srdd edit`` can do; one of them has to be said."""
+    group = p.add_argument_group(
+        "what to do", "One of these; --at goes with --outpaint."
+    )
+    task = group.add_mutually_exclusive_group(required=True)
+    task.add_argument(
+        "--mask",
+        metavar="FILE",
+        help="paint where this image is white or transparent, keep where it is black; it "
+        "has the size of the images, or that of the model's pictures",
+    )
+    task.add_argument(
+        "--box",
+        type=box,
+        metavar="TOP,LEFT,BOTTOM,RIGHT",
+        help="paint this box: whole pixels of the model's picture, counted from 0 at its "
+        "upper left, BOTTOM and RIGHT not included; 8,8,24,24 is the middle of 32 x 32",
+    )
+    task.add_argument(
+        "--outpaint",
+        action="store_true",
+        help="draw what lies around images that are smaller than the model's",
+    )
+    task.add_argument(
+        "--super-resolve",
+        action="store_true",
+        help="draw the detail of small squares, whose side divides that of the model: "
+        "4, 8 or 16 pixels for 32",
+    )
+    task.add_argument(
+        "--keep-scales",
+        type=positive,
+        metavar="N",
+        help="keep the N coarsest scales, draw the finer ones as --classes says: more "
+        "keep more of the image (srdd info MODEL prints the scales, as sides)",
+    )
+    group.add_argument(
+        "--at",
+        type=place,
+        metavar="ROW,COLUMN",
+        help="with --outpaint: where the upper left corner of the images goes, from 0 "
+        "(the middle)",
     )
 
 
@@ -1556,6 +2016,7 @@ def experiment_options(p: argparse.ArgumentParser) -> None:
 
 VERBS: dict[str, tuple[Any, Any]] = {
     "sample": (sample, sample_options),
+    "edit": (edit, edit_options),
     "reconstruct": (reconstruct, reconstruct_options),
     "train-tokenizer": (train_tokenizer, train_tokenizer_options),
     "slim-decoder": (slim_decoder, slim_decoder_options),

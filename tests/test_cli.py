@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw
 from srdd import cli
 from srdd.attention import MASKS
 from srdd.cli import build_parser, main, names, schedule_for
-from srdd.data import open_images
+from srdd.data import centre, fashion_slice, open_images, read_image
 from srdd.features import NETS, moments_of
+from srdd.figures import to_pil
 from srdd.files import CheckpointError
 from srdd.pipeline import Pipeline
 from srdd.sampling import (
@@ -32,8 +33,8 @@ from srdd.speed import SUITES
 from srdd.transformer import ScaleTransformer
 
 VERBS = (
-    "sample reconstruct train-tokenizer slim-decoder tokenize train info convert eval "
-    "bench experiment report"
+    "sample edit reconstruct train-tokenizer slim-decoder tokenize train info convert "
+    "eval bench experiment report"
 ).split()
 
 
@@ -682,7 +683,7 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
             "passes must end at growing sides",
         ),
         (("sample", "no-such-model"), "no-such-model"),
-        (("sample", "{model}", "--classes", "9"), "class_labels has '9'"),
+        (("sample", "{model}", "--classes", "9"), "--classes has '9'"),
         (("sample", "{model}", "--count", "2147483647"), "images at once do not fit"),
         (("sample", "{model}", "--classes", "cow"), "cow"),
         (("sample", "{model}", "--top-p", "1.5"), "top_p"),
@@ -770,13 +771,14 @@ def test_mistakes_end_with_two_and_one_line(
     ],
 )
 def test_a_place_that_cannot_be_written_is_told_before_the_work(
-    trained, tmp_path, monkeypatch, capsys, out, said
+    tmp_path, monkeypatch, capsys, out, said
 ):
     (tmp_path / "file").write_text("x")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Pipeline, "from_pretrained", lambda *a, **k: 1 / 0)
-    assert main(["sample", str(trained / "model"), "--out", out]) == 2
-    assert said in capsys.readouterr().err
+    for words in (["sample", "m"], ["edit", "m", "x.png", "--outpaint"]):
+        assert main([*words, "--out", out]) == 2
+        assert f"--out {out}" in (text := capsys.readouterr().err) and said in text
     others = {"tokenize x --tokenizer t": ".safetensors", "bench": ".json"}
     for words, suffix in (others | {"eval m": ".json", "info m": ".json"}).items():
         if out in (".", "file/x.png"):
@@ -885,6 +887,16 @@ def test_info_is_written_where_it_is_asked_for(tmp_path):
     [
         (["paint"], "paint"),
         (["sample", "m", "--zoom", "100000"], ">= 1 <= 64"),
+        (["edit", "m", "x.png"], "--mask --box --outpaint --super-resolve --keep"),
+        (["edit", "m", "x.png", "--box", "1,2,3,4", "--outpaint"], "not allowed with"),
+        (
+            ["edit", "m", "x.png", "--box", "0.25,0.25,0.75,0.75"],
+            "whole pixels, as 8,8",
+        ),
+        (["edit", "m", "x.png", "--box", "1,2,3"], "want TOP,LEFT,BOTTOM,RIGHT"),
+        (["edit", "m", "x.png", "--outpaint", "--at", "middle"], "want ROW,COLUMN"),
+        (["edit", "m", "x.png", "--keep-scales", "0"], "whole number >= 1"),
+        (["edit", "m", "--outpaint"], "required: images"),
         (["sample", "m", "--seed", "-1"], "whole number >= 0"),
         (["sample", "m", "--seed", "9" * 20], "whole number >= 0"),
         (["train-tokenizer", "x", "--channels", "2"], "choose from"),
@@ -970,6 +982,202 @@ def test_the_shipped_model_draws_a_grid(tmp_path):
     torch.manual_seed(0)
     made = run("sample", "fashion", "--count", 1, "--out", tmp_path / "grid.png")
     assert made["images"] == 10
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Grey files: two of the shipped model's size, a photo, a detail, a tiny one."""
+    root = tmp_path_factory.mktemp("pictures")
+    both, _ = fashion_slice().batch([805, 905])
+    for name, image in zip(("bag", "boot"), both, strict=True):
+        to_pil(image).save(root / f"{name}.png")
+    bag, hole = Image.open(root / "bag.png"), Image.new("L", (32, 32))
+    ImageDraw.Draw(hole).ellipse((9, 7, 22, 24), fill=255)
+    hole.save(root / "hole.png")
+    bag.resize((90, 64)).convert("RGB").save(root / "photo.jpg")
+    hole.resize((90, 64)).save(root / "wide-hole.png")
+    bag.resize((8, 8), Image.Resampling.BOX).save(root / "tiny.png")
+    bag.crop((6, 8, 26, 22)).save(root / "detail.png")
+    for name, colour in (("black", 0), ("white", 255)):
+        Image.new("L", (32, 32), colour).save(root / f"{name}.png")
+    (root / "broken.png").write_bytes(b"no image")
+    return root
+
+
+def edited(out: Path, *words: object) -> list[np.ndarray]:
+    """What ``srdd edit fashion`` makes, pixels from its separate files."""
+    words = (*words, "--out", out / "grid.png", "--separate", out / "each")
+    made = run("edit", "fashion", *words)
+    assert made["files"][0] == str(out / "grid.png") and Path(made["files"][0]).exists()
+    assert made["seed"] == 0 and made["sampling"]["guidance"] == 3.0
+    assert made["images"] == len(made["seeds"]) == len(made["files"]) - 1
+    return [np.array(Image.open(path)) for path in made["files"][1:]]
+
+
+def white(path: Path) -> np.ndarray:
+    return np.array(Image.open(path)) > 127
+
+
+def test_a_hole_in_an_image_is_filled_and_the_rest_keeps_its_bytes(pictures, tmp_path):
+    given = [pictures / "bag.png", pictures / "boot.png"]
+    made = edited(tmp_path, *given, "--mask", pictures / "hole.png", "--count", 2)
+    hole = white(pictures / "hole.png")
+    for n, image in enumerate(made):
+        known = np.array(Image.open(given[n // 2]))
+        assert image.dtype == np.uint8 and (image[~hole] == known[~hole]).all()
+        assert (image[hole] != known[hole]).any()
+    assert (made[0] != made[1]).any()
+    grid = Image.open(tmp_path / "grid.png")
+    assert grid.size == (3 * 66 + 2, 2 * 66 + 2)
+    assert grid.getpixel((2 + 2 * 16, 2 + 2 * 16)) == 128  # the hole, grey
+
+
+def test_an_edit_is_the_same_in_any_batch_and_that_of_the_pipeline(pictures, tmp_path):
+    words = [pictures / "bag.png", "--box", "8,10,20,24", "--classes", "Bag,Shirt"]
+    words += ["--count", 2, "--rounds", 2]
+    one, four = (edited(tmp_path / str(n), *words, "--batch", n) for n in (1, 4))
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[8:20, 10:24] = True
+    want = Pipeline.from_pretrained("fashion").inpaint(
+        Image.open(pictures / "bag.png"),
+        mask,
+        ["Bag", "Shirt"],
+        rounds=2,
+        num_images_per_image=2,
+        generator=torch.Generator().manual_seed(0),
+    )
+    for a, b, image in zip(one, four, want.images, strict=True):
+        assert (a == b).all() and (a == np.array(image)).all()
+    names = sorted(path.name for path in (tmp_path / "1" / "each").iterdir())
+    assert names[0] == "00000-class8.png" and names[3] == "00003-class6.png"
+
+
+@pytest.mark.parametrize("mask", ["hole.png", "wide-hole.png"])
+def test_a_mask_fits_the_photo_or_what_the_model_sees_of_it(pictures, tmp_path, mask):
+    photo = pictures / "photo.jpg"
+    (made,) = edited(tmp_path, photo, "--mask", pictures / mask, "--count", 1)
+    known = centre(read_image(photo, 32, 1), 32)[0].numpy()
+    same = made == known
+    hole = white(pictures / "hole.png")
+    if mask == "hole.png":
+        assert same[~hole].all()
+    else:  # drawn out with the photo, whose middle is seen
+        assert same[:7].all() and same[26:].all() and same[:, :5].all()
+    assert not same[12:20, 12:20].all()
+
+
+def test_images_of_several_sizes_get_surroundings(pictures, tmp_path):
+    small = pictures / "detail.png", pictures / "tiny.png"
+    made = edited(tmp_path, *small, "--outpaint", "--count", 1)
+    corners = ((9, 6), (12, 12))
+    for image, path, (top, left) in zip(made, small, corners, strict=True):
+        part = np.array(Image.open(path))
+        high, wide = part.shape
+        assert (image[top : top + high, left : left + wide] == part).all()
+    (moved,) = edited(tmp_path, small[1], "--outpaint", "--at", "0,24", "--count", 1)
+    assert (moved[:8, 24:] == np.array(Image.open(small[1]))).all()
+
+
+def test_super_resolution_and_class_edits_are_those_of_the_pipeline(pictures, tmp_path):
+    pipe, tiny = Pipeline.from_pretrained("fashion"), pictures / "tiny.png"
+    for n, (path, words, method, call) in enumerate(
+        (
+            (tiny, ("--super-resolve", "--rounds", 2), "super_resolve", {"rounds": 2}),
+            (pictures / "boot.png", ("--keep-scales", 3), "edit", {"scales": 3}),
+        )
+    ):
+        words = (*words, "--classes", "Dress,Coat", "--count", 1)
+        made = edited(tmp_path / str(n), path, *words)
+        noise = torch.Generator().manual_seed(0)
+        image = Image.open(path)
+        want = getattr(pipe, method)(image, ["Dress", "Coat"], generator=noise, **call)
+        for found, other in zip(made, want.images, strict=True):
+            assert (found == np.array(other)).all()
+    grid = Image.open(tmp_path / "0" / "grid.png")
+    shown = grid.crop((grid.width - 2 * 66, 2, grid.width - 2 * 66 + 64, 66))
+    large = Image.open(tiny).resize((64, 64), Image.Resampling.NEAREST)
+    assert shown.tobytes() == large.tobytes()  # the given image, with large pixels
+
+
+BOX = ("--box", "8,8,24,24")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("none.png", *BOX), "none.png is not there"),
+        ((".", *BOX), " is a folder, want an image file"),
+        (("broken.png", *BOX), "broken.png cannot be read as an image"),
+        (("detail.png", *BOX), "20x14, want at least 32 pixels per side: --upsample"),
+        (("bag.png", "--box", "8,8,24,33"), "RIGHT, all from 0 to 32"),
+        (("bag.png", "--box", "8,8,8,24"), "want TOP < BOTTOM"),
+        (("bag.png", "--box", "0,0,32,32"), "--box paints the whole picture"),
+        (("bag.png", "--mask", "none.png"), "--mask {}/none.png is not there"),
+        (("bag.png", "--mask", "broken.png"), "--mask {}/broken.png cannot be read"),
+        (("bag.png", "--mask", "black.png"), "black.png paints nothing: white is"),
+        (("bag.png", "--mask", "white.png"), "white.png paints the whole picture"),
+        (
+            ("bag.png", "--mask", "wide-hole.png"),
+            "wide-hole.png is 90x64, {}/bag.png is 32x32: give a mask of that size",
+        ),
+        (("bag.png", "--outpaint"), "32x32, --outpaint wants less than 32x32"),
+        (
+            ("tiny.png", "--outpaint", "--at", "0,25"),
+            "(8x8) over the edge of 32x32: want at most 24,24",
+        ),
+        (("bag.png", *BOX, "--at", "0,0"), "--at is the place for --outpaint"),
+        (("detail.png", "--super-resolve"), "20x14, --super-resolve wants a square"),
+        (("bag.png", "--super-resolve"), "is one of 1, 2, 4, 8, 16: crop or resize"),
+        (("tiny.png", "dot.png", "--super-resolve"), "give images of one size"),
+        (("tiny.png", "--outpaint", "--upsample"), "nothing with --outpaint: leave"),
+        (("tiny.png", "--super-resolve", "--upsample"), "nothing with --super-resolve"),
+        (("bag.png", "--keep-scales", "3"), "say --classes too"),
+        (
+            ("bag.png", "--keep-scales", "6", "--classes", "Bag"),
+            "--keep-scales is 6, want 1 to 5: this model has 6 scales",
+        ),
+        (
+            ("bag.png", "--keep-scales", "3", "--classes", "8", "--rounds", "2"),
+            "--rounds does nothing with --keep-scales",
+        ),
+        (("bag.png", *BOX, "--classes", "cow"), "--classes has 'cow', want an id"),
+        (("bag.png", *BOX, "--classes", ","), "--classes is empty"),
+        (
+            ("bag.png", "boot.png", *BOX, "--classes", "0,1,2"),
+            "--classes has 3 classes for 2 images",
+        ),
+        (("bag.png", "boot.png", *BOX, "--classes", "all"), "all is for one image"),
+        (("bag.png", *BOX, "--top-p", "2"), "top_p"),
+        (("bag.png", *BOX, "--count", "2147483647"), "do not fit in the memory"),
+        (("bag.png", *BOX, "--out", "bag.png"), "bag.png is an image that is given"),
+        (("bag.png", *BOX, "--separate", "."), "holds bag.png, which is given"),
+        (("bag.png", *BOX, "--separate", "bag.png"), "--separate {}/bag.png"),
+        (("bag.png", *BOX, "--out", "x"), "--out {}/x has no suffix"),
+    ],
+)
+def test_an_edit_that_cannot_be_is_refused_and_nothing_is_written(
+    pictures, tmp_path, capsys, words, said
+):
+    root = tmp_path / "pictures"
+    shutil.copytree(pictures, root)
+    Image.new("L", (4, 4), 200).save(root / "dot.png")
+    before = {path: path.read_bytes() for path in sorted(root.iterdir())}
+    is_file = re.compile(r"[\w-]+\.(png|jpg)|\.|x")
+    argv = [str(root / word) if is_file.fullmatch(word) else word for word in words]
+    out = [] if "--out" in words else ["--out", str(tmp_path / "out.png")]
+    assert main(["edit", "fashion", *argv, *out]) == 2
+    text = capsys.readouterr().err.strip()
+    assert said.format(root) in text and text.startswith("srdd edit: error: ")
+    assert "\n" not in text
+    assert {path: path.read_bytes() for path in sorted(root.iterdir())} == before
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def test_help_comes_without_torch():
+    code = (
+        "import sys, srdd.cli as c; c.build_parser(); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], env=os.environ, check=True)
 
 
 def public_states(**changes):
