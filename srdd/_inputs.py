@@ -89,7 +89,7 @@ def images_of(images: Any, channels: int, side: int | None = None) -> Tensor:
     """
     if not isinstance(images, Tensor):
         several = [images] if isinstance(images, Image.Image) else images
-        if not isinstance(several, Sequence) or not several:
+        if isinstance(several, str) or not isinstance(several, Sequence) or not several:
             raise ValueError(f"images must be PIL images or a tensor, got {images!r}")
         if wrong := [x for x in several if not isinstance(x, Image.Image)]:
             raise ValueError(f"images has {wrong[0]!r}, want PIL images or one tensor")

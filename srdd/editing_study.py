@@ -163,6 +163,52 @@ def filled(pipe: Pipeline, task: Task, way: str, seed: int) -> Tensor:
     return torch.cat(list(each(make, parts)))
 
 
+@torch.no_grad()
+def weighed(
+    pipe: Pipeline, images: Tensor, mask: Tensor, labels: Tensor, seeds: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Holes filled in one round, and the log probability of what was known, nats."""
+    coder, keep = pipe.painter, known_places(~mask, pipe.painter.schedule)
+    with full_precision():
+        known = coder.quantize.coder(coder.features(emptied(images, mask)))
+    made: list[Editor] = []
+
+    def noted(*rest: Any) -> Editor:
+        made.append(Editor(*rest, known=known, keep=keep))
+        return made[0]
+
+    how = {"config": pipe.sampling, "seeds": seeds, "sampler": noted}
+    filled = sample(pipe.transformer, coder, labels, **how).images
+    return torch.where(mask, filled, images).cpu(), made[0].fit.cpu()
+
+
+def by_weight(
+    pipe: Pipeline, task: Task, candidates: int, seed: int
+) -> tuple[Tensor, float]:
+    """Of some fillings of each hole one, taken by its weight.
+
+    Returns:
+        The images, and the standard deviation of the log weights of a hole's
+        candidates, nats; NaN for one.
+    Source: chapter 12, (eq-clamp).
+    """
+    count, place = len(task.images), pipe.device
+    images, mask = task.images.to(place), task.mask.to(place)
+
+    def make(own: slice, seeds: list[int]) -> tuple[Tensor, Tensor]:
+        return weighed(pipe, images[own], mask[own], task.labels[own], seeds[own])
+
+    parts, turns = batches(pipe.transformer, count), []
+    for turn in range(candidates):
+        seeds = image_seeds(mix64(seed, turn), count)
+        made = each(partial(make, seeds=seeds), parts)
+        turns.append([torch.cat(x) for x in zip(*made, strict=True)])
+    fillings, fits = (torch.stack(x) for x in zip(*turns, strict=True))
+    noise = uniform(count * candidates, 12, 3, seed).view(candidates, count)
+    taken = (fits - noise.log().neg().log()).argmax(0)
+    return fillings[taken, torch.arange(count)], fits.std(0).mean().item()
+
+
 def smoothest(task: Task, steps: int = 2000) -> Tensor:
     """Without a model: each unknown pixel is the mean of its neighbours; or bicubic."""
     if task.name in FACTORS:

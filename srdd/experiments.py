@@ -1160,6 +1160,35 @@ def measure_editing(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": seeds}
 
 
+CANDIDATES = (1, 4, 16)
+
+
+def measure_editing_candidates(setting: Setting) -> dict[str, Any]:
+    """A hole filled once, by one of some candidates, three sampling seeds."""
+    from . import editing_study as study
+
+    test, judge = fashion(setting)[1], shipped_judge(setting.device)
+    images, labels = study.some_of(test, 50).batch(range(500))
+    task = study.Task.of("centre", images, labels)
+    reference, pipe = Reference.of(judge, test), pipeline("fashion", setting)
+    seeds, values = [setting.seed + i for i in range(SAMPLING_SEEDS)], {}
+
+    def measure(candidates: int, seed: int) -> dict[str, float]:
+        made, spread = study.by_weight(pipe, task, candidates, seed)
+        found = study.summary(study.measures(judge, reference, task, made))
+        return found | ({"log_weight_sd": spread} if candidates > 1 else {})
+
+    for candidates in CANDIDATES:
+        runs = [
+            replace(setting, seed=seed).part(
+                f"one of {candidates} candidates", partial(measure, candidates, seed)
+            )
+            for seed in seeds
+        ]
+        values |= over_seeds(f"one of {candidates}", runs)
+    return {"values": values, "seeds": seeds}
+
+
 EDITING_SEEDS = tuple(range(5))
 
 
@@ -1285,6 +1314,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-editing": Experiment(
         "A Markovian model fills holes and draws detail better than a causal one.",
         measure_editing,
+        seeded=True,
+    ),
+    "editing-candidates": Experiment(
+        "A filling that is chosen by its weight is nearer to the truth.",
+        measure_editing_candidates,
         seeded=True,
     ),
     "editing-masks": Experiment(

@@ -11,7 +11,9 @@ from PIL import Image
 
 from srdd import _inputs
 from srdd.cli import main
+from srdd.data import fashion_slice
 from srdd.distillation import slimmed
+from srdd.figures import to_pil
 from srdd.files import CheckpointError, read_json, verify_manifest, write_json
 from srdd.pipeline import (
     NEAR,
@@ -22,7 +24,7 @@ from srdd.pipeline import (
     steps_apart,
 )
 from srdd.sampling import SAMPLING_PRESETS, ResamplingPlan, SampleConfig, sample
-from srdd.scales import ScaleSchedule
+from srdd.scales import ScaleSchedule, area_down
 from srdd.tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import ScaleTransformer, TransformerConfig
 
@@ -603,3 +605,145 @@ def test_graphs_of_a_preset_give_the_images_of_the_calls():
     calls = made([1, 2, 3], **call)
     again = made.enable_cuda_graphs()([1, 2, 3], **call)
     assert torch.allclose(again.images, calls.images, atol=1e-3)
+
+
+# Editing
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Four grey images of the shipped slice, their classes, as tensor and as PIL."""
+    images, labels = fashion_slice().batch((0, 150, 500, 800))
+    return images, labels.tolist(), [to_pil(image) for image in images]
+
+
+def middle(side: int = 32) -> torch.Tensor:
+    mask = torch.zeros(side, side, dtype=torch.bool)
+    mask[side // 4 : -side // 4, side // 4 : -side // 4] = True
+    return mask
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Pipeline:
+    return Pipeline.from_pretrained("fashion")
+
+
+def test_inpainting_takes_pictures_tensors_and_masks_of_any_kind(shipped, photographs):
+    images, labels, pictures = photographs
+    mask, dice = middle(), seed(0)
+    white = to_pil(mask[None] * 2.0 - 1)
+    known = ~mask.numpy()
+    made = shipped.inpaint(pictures, white, labels, generator=dice)
+    for new, old in zip(made.images, pictures, strict=True):
+        assert (np.array(new)[known] == np.array(old)[known]).all()
+    every = mask.expand(4, -1, -1)
+    colour = [picture.convert("RGB") for picture in pictures]
+    for given, hole in (
+        (images, mask),
+        (images, every.numpy()),
+        (colour, every[:, None]),
+    ):
+        again = shipped.inpaint(given, hole, labels, generator=dice, batch_size=3)
+        for a, b in zip(again.images, made.images, strict=True):
+            assert (np.array(a) == np.array(b)).all()
+    assert made.labels == labels and not made.tokens[0].is_floating_point()
+
+
+def test_one_image_may_be_filled_often_and_as_several_classes(shipped, photographs):
+    _, labels, pictures = photographs
+    call = {"generator": seed(1), "output_type": "pt", "rounds": 1}
+    several = shipped.inpaint(pictures[0], middle(), ["Bag", 1], **call)
+    assert several.labels == [8, 1] and len(several.images) == 2
+    often = shipped.inpaint(
+        pictures[:2], middle(), labels[:2], num_images_per_image=3, **call
+    )
+    assert often.labels == [labels[0]] * 3 + [labels[1]] * 3
+    known = ~middle()
+    for i, image in enumerate(often.images):
+        assert torch.equal(image[0][known], photographs[0][i // 3][0][known])
+    assert len({image.numpy().tobytes() for image in often.images}) == 6
+    free = shipped.inpaint(pictures, middle(), **call)
+    assert free.labels is None and len(free.images) == 4
+
+
+def test_the_other_edits_keep_what_they_promise(shipped, photographs):
+    images, labels, pictures = photographs
+    call = {"generator": seed(2), "output_type": "pt"}
+    inner = images[..., 4:20, 6:30]
+    around = shipped.outpaint(inner, labels, at=(4, 6), **call).images
+    assert torch.equal(around[..., 4:20, 6:30], inner)
+    low = area_down(images, 8)
+    detail = shipped.super_resolve(low, labels, **call).images
+    assert (area_down(detail, 8) - low).abs().max() < 0.01
+    coarse = shipped.edit(images, labels, scales=3, **call).tokens
+    with torch.no_grad():
+        coded = shipped.tokenizer.encode(images)
+    assert all(map(torch.equal, coarse[:3], coded[:3]))
+    assert not torch.equal(coarse[5], coded[5])
+    assert all(map(torch.equal, shipped.edit(images, labels, scales=6).tokens, coded))
+
+
+def test_edits_report_and_follow_the_settings_of_a_call(shipped, photographs):
+    _, labels, pictures = photographs
+    seen = []
+
+    def look(pipe, k, left, tensors):
+        seen.append((k, left, tensors["tokens"].shape))
+
+    shipped.inpaint(
+        pictures, middle(), labels, preset="best", rounds=2, callback_on_step_end=look
+    )
+    assert len(seen) == 2 * (6 + 5 * 2) and seen[0][:2] == (0, 5)
+    call = {"generator": seed(3), "rounds": 1, "output_type": "np"}
+    weak, strong = (
+        shipped.inpaint(pictures, middle(), labels, w, **call) for w in (1.0, 5.0)
+    )
+    assert weak.images.shape == (4, 32, 32, 1)
+    assert not np.array_equal(weak.images, strong.images)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": "photo.png"}, "images must be PIL images or a tensor"),
+        ({"images": []}, "images must be PIL images or a tensor"),
+        ({"images": [1]}, "images has 1, want PIL images"),
+        ({"images": Image.new("L", (20, 32))}, r"want \(b, 1, 32, 32\)"),
+        ({"images": [Image.new("L", (32, 32)), Image.new("L", (8, 8))]}, "one size"),
+        ({"images": torch.zeros(2, 3, 32, 32)}, r"want \(b, 1, 32, 32\)"),
+        ({"images": torch.full((1, 1, 32, 32), 255.0)}, "images has values"),
+        ({"mask": None}, "mask is NoneType"),
+        ({"mask": torch.zeros(32, 32)}, "use mask > 0.5"),
+        ({"mask": torch.zeros(2, 32, 32, dtype=torch.bool)}, "mask has shape"),
+        ({"mask": torch.zeros(16, 16, dtype=torch.bool)}, "mask has shape"),
+        ({"class_labels": ["Hat"]}, "Hat"),
+        ({"rounds": 0}, "rounds must be"),
+        ({"num_images_per_image": 0}, "num_images_per_image"),
+        ({"paste": True}, "unknown arguments"),
+        ({"output_type": "gif"}, "output_type must be one of"),
+    ],
+)
+def test_bad_input_of_an_edit_is_named(shipped, change, words):
+    given = {"images": torch.zeros(1, 1, 32, 32), "mask": middle()} | change
+    with pytest.raises(ValueError, match=words):
+        shipped.inpaint(**given)
+
+
+def test_bad_input_of_other_edits_is_named(shipped, photographs):
+    images, labels, pictures = photographs
+    with pytest.raises(ValueError, match="3 classes for 4 images"):
+        shipped.edit(images, [1, 2, 3])
+    with pytest.raises(ValueError, match=r"scales must be in 0\.\.6"):
+        shipped.edit(images, labels, scales=7)
+    with pytest.raises(ValueError, match="do not fit on a canvas"):
+        shipped.outpaint(images[..., :20, :20], labels, at=(20, 0))
+    with pytest.raises(ValueError, match="want a side that divides 32"):
+        shipped.super_resolve(pictures, labels)
+
+
+def test_half_precision_edits_too(photographs):
+    images, labels, _ = photographs
+    half = Pipeline.from_pretrained("fashion", dtype="bfloat16")
+    made = half.inpaint(images, middle(), labels, output_type="pt")
+    assert torch.equal(made.images[..., ~middle()], images[..., ~middle()])
+    assert made.images.isfinite().all()
