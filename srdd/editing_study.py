@@ -206,7 +206,8 @@ def by_weight(
     fillings, fits = (torch.stack(x) for x in zip(*turns, strict=True))
     noise = uniform(count * candidates, 12, 3, seed).view(candidates, count)
     taken = (fits - noise.log().neg().log()).argmax(0)
-    return fillings[taken, torch.arange(count)], fits.std(0).mean().item()
+    spread = fits.std(0).mean().item() if candidates > 1 else math.nan
+    return fillings[taken, torch.arange(count)], spread
 
 
 def smoothest(task: Task, steps: int = 2000) -> Tensor:
