@@ -77,13 +77,16 @@ def seeds_of(
     return [image_seeds(g.initial_seed(), 1)[0] for g in several]
 
 
-def images_of(images: Any, channels: int, side: int | None = None) -> Tensor:
+def images_of(
+    images: Any, channels: int, side: int | None = None, checked: bool = True
+) -> Tensor:
     """Images that somebody gives, ``(b, c, H, W)`` float32 in [-1, 1].
 
     Args:
         images: a PIL image or several, or a tensor in [-1, 1].
         channels: 1 makes them grey, 3 colour; a tensor has them already.
         side: wanted height and width; None is any.
+        checked: whether their values are; not where some of them do not matter.
     Raises:
         ValueError: something else, or another size.
     """
@@ -108,7 +111,8 @@ def images_of(images: Any, channels: int, side: int | None = None) -> Tensor:
             f"images has shape {tuple(images.shape)}, want (b, {channels}, "
             f"{side or 'H'}, {side or 'W'}); crop or resize them first"
         )
-    check_images(images, want)
+    if checked:
+        check_images(images, want)
     return images.float()
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEEP_RULES', 'Editor', 'known_places', 'check_mask', 'check_rounds', 'emptied', 'edit', 'inpaint', 'on_canvas',
-           'first_scales', 'with_means', 'super_resolve']
+           'check_corner', 'first_scales', 'with_means', 'super_resolve']
 
 # %% ../nbs/12_editing.ipynb #exported-imports
 from collections.abc import Callable, Sequence
@@ -45,7 +45,8 @@ class Editor(Resampler):
         super().__init__(*rest, attempt=attempt)
         self.known, self.keep = known, keep
         self.fit = torch.zeros(len(self.seeds), device=self.seeds.device)
-        """Log probability of the known tokens of each image so far, nats."""
+        """Log probability of the known tokens of each image, nats, before temperature
+        and truncation."""
 
     def first_draw(
         self, k: int, f_hat: Tensor, logits: Tensor
@@ -73,9 +74,9 @@ def known_places(
     Args:
         known: ``(b, 1, H, W)`` bool, H = W at least the side of the finest map.
         schedule: sides of the maps.
-        rule: "whole" wants all pixels of a token's cell, "touched" any of them, "half"
-            more than half, interpolated from the finest map; there the first scale is
-            known if anything is.
+        rule: "whole" wants all pixels of a token's cell, "touched" any of them; "half"
+            rounds the finest map and asks its cells around the middle of the token's;
+            there the first scale is known if anything is.
     Returns:
         ``(b, s_k^2)`` bool per scale.
     Raises:
@@ -85,6 +86,9 @@ def known_places(
     if rule not in KEEP_RULES:
         raise ValueError(f"rule must be one of {KEEP_RULES}, got {rule!r}")
     check_mask(known, "known")
+    if known.shape[-1] < schedule.sides[-1]:
+        raise ValueError(f"known has side {known.shape[-1]}, want at least that of the "
+                         f"finest map, {schedule.sides[-1]}")
     fine, sides = area_down(known.float(), schedule.sides[-1]), schedule.sides
     if rule == "whole":
         parts = [area_down((fine == 1).float(), side) == 1 for side in sides]
@@ -123,9 +127,8 @@ def check_rounds(rounds: int) -> int:
 # %% ../nbs/12_editing.ipynb #prepare
 def emptied(images: Tensor, mask: Tensor) -> Tensor:
     """Images whose masked pixels are the mean of the others, channel by channel."""
-    known = (~mask).to(images)
-    mean = (images * known).sum((2, 3), keepdim=True)
-    mean = mean / known.sum((2, 3), keepdim=True).clamp_min(1)
+    count = (~mask).sum((2, 3), keepdim=True).clamp_min(1)
+    mean = images.masked_fill(mask, 0.0).sum((2, 3), keepdim=True) / count
     return torch.where(mask, mean, images)
 
 # %% ../nbs/12_editing.ipynb #edit
@@ -145,19 +148,22 @@ def edit(
     """Images that have some tokens of given ones; the other tokens are drawn.
 
     Args:
-        model, tokenizer, labels, config, seeds, callback: as for
-            `srdd.resampling.resample`.
+        model, tokenizer, labels, config, seeds: as for `srdd.resampling.resample`.
         images: ``(b, c, H, W)`` in [-1, 1].
         keep: for each round ``(b, s_k^2)`` bool per scale, see `known_places`.
         restore: puts back what is known of the images, after each round; the next one
             keeps tokens of the result.
+        callback: sees the scales of every round.
     Returns:
         Images, tokens and the trace of the last round.
     Raises:
-        ValueError: as `resample`; images of another number, size or range.
+        ValueError: as `resample`; images of another number, size or range; a way back.
     Source: chapter 12, (eq-edit).
     """
     check_images(images, tokenizer.image_shape)
+    if config is not None and config.back_to is not None:
+        raise ValueError(f"back_to is {config.back_to}: an edit has no way back, which "
+                         "would not know the known tokens; ask for more rounds")
     if not keep or len(images) != len(seeds):
         got = f"{len(images)} images, {len(seeds)} seeds and {len(keep)} rounds"
         raise ValueError(f"got {got}, want one seed per image and a round at least")
@@ -197,7 +203,6 @@ def inpaint(
     Source: chapter 12, section 4.
     """
     check_mask(mask)
-    check_images(images, tokenizer.image_shape)
     if len(mask) != len(images) or mask.shape[2:] != images.shape[2:]:
         got, wanted = tuple(mask.shape), (len(images), 1, *images.shape[2:])
         raise ValueError(f"mask has shape {got}, want {wanted}, as the images")
@@ -224,7 +229,7 @@ def on_canvas(
         ValueError: the images do not fit there.
     """
     b, c, h, w = images.shape
-    top, left = ((side - h) // 2, (side - w) // 2) if at is None else at
+    top, left = ((side - h) // 2, (side - w) // 2) if at is None else check_corner(at)
     if not (0 <= top <= side - h and 0 <= left <= side - w):
         raise ValueError(
             f"images of {h} x {w} at row {top}, column {left} do not fit on a canvas "
@@ -235,6 +240,18 @@ def on_canvas(
     canvas[..., top : top + h, left : left + w] = images
     mask[..., top : top + h, left : left + w] = False
     return canvas, mask
+
+
+def check_corner(at: Any) -> tuple[int, int]:
+    """A row and a column as they are.
+
+    Raises:
+        ValueError: something else.
+    """
+    pair = tuple(at) if isinstance(at, Sequence) else ()
+    if len(pair) != 2 or not all(type(x) is int for x in pair):
+        raise ValueError(f"at must be a row and a column, as (0, 8), got {at!r}")
+    return pair
 
 
 def first_scales(schedule: ScaleSchedule, scales: int, images: Tensor) -> list[Tensor]:
@@ -252,14 +269,21 @@ def first_scales(schedule: ScaleSchedule, scales: int, images: Tensor) -> list[T
 def with_means(images: Tensor, small: Tensor) -> Tensor:
     """Images in [-1, 1] whose blocks have the means that `small` says.
 
-    What is missing is added smoothly, some times, and the little that is left evenly;
-    what that takes out of the range is cut, and added again to the rest of the block.
+    What is missing is added smoothly at first. Then each block is shifted evenly and
+    cut at the ends of the range; the shift is found by halving.
     """
-    for mode in (*["bicubic"] * 8, *["nearest"] * 64):
-        missing = small - area_down(images, small.shape[-1])
-        images = images + F.interpolate(missing, images.shape[2:], mode=mode)
+    size, cells = images.shape[2:], small.shape[-1]
+    for _ in range(8):
+        missing = small - area_down(images, cells)
+        images = images + F.interpolate(missing, size, mode="bicubic")
         images = images.clamp(-1, 1)
-    return images
+    low, high = torch.full_like(small, -2.0), torch.full_like(small, 2.0)
+    for _ in range(26):
+        shift = (low + high) / 2
+        shifted = (images + F.interpolate(shift, size)).clamp(-1, 1)
+        above = area_down(shifted, cells) > small
+        low, high = low.where(above, shift), shift.where(above, high)
+    return (images + F.interpolate(low, size)).clamp(-1, 1)
 
 
 def super_resolve(
@@ -282,12 +306,14 @@ def super_resolve(
         As `edit`, images ``(b, c, H, H)``.
     Raises:
         ValueError: as `edit`; a side that does not divide H.
-    Source: Tian et al. 2024, section 4.4; the means: chapter 12.
+    Source: Irani and Peleg 1991 for the means. Chapter 12, section 5.
     """
-    side, s = tokenizer.config.image_side, small.shape[-1]
-    if small.ndim != 4 or side % s or s == side:
+    channels, side, _ = tokenizer.image_shape
+    s = small.shape[-1]
+    if small.ndim != 4 or not 0 < s < side or side % s:
         got = tuple(small.shape)
         raise ValueError(f"small has shape {got}, want a side that divides {side}")
+    check_images(small, (channels, s, s))
     large = F.interpolate(small, (side, side), mode="bicubic").clamp(-1, 1)
     schedule = tokenizer.schedule
     known = sum(n <= schedule.sides[-1] * s / side for n in schedule.sides)

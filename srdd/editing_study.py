@@ -27,6 +27,7 @@ from .scales import area_down
 from .studies import batches
 
 ROUNDS = {"one round": 1, "three rounds": 3}
+MORE_ROUNDS = {"1 round": 1, "2 rounds": 2, "4 rounds": 4, "8 rounds": 8}
 PUBLISHED, SEEN = "published rule", "published rule, hole seen by the encoder"
 PER_IMAGE = ("psnr_db", "ssim", "feature_distance")
 """Decibels where something was unknown; similarity of the whole image; distance of the
@@ -153,7 +154,7 @@ def filled(pipe: Pipeline, task: Task, way: str, seed: int) -> Tensor:
         if way in (PUBLISHED, SEEN):
             made = published(pipe, images, mask, labels, seeds[own], seen=way == SEEN)
             return torch.where(mask, made.images, images).cpu()
-        how["rounds"] = ROUNDS[way]
+        how["rounds"] = (ROUNDS | MORE_ROUNDS)[way]
         if task.name in FACTORS:
             small = task.small()[own].to(place)
             return super_resolve(*nets, small, labels, **how).images.cpu()
@@ -258,6 +259,22 @@ def summary(found: dict[str, Any]) -> dict[str, float]:
     """Means over the images, and what the whole set has."""
     each = {k: sum(x) / len(x) for k, x in found["each"].items()}
     return each | found["set"]
+
+
+def divided(fillings: Tensor, task: Task) -> dict[str, float]:
+    """The error of several fillings of each hole, divided: what differs, what does not.
+
+    Args:
+        fillings: of some seeds, ``(s, n, c, H, W)``.
+        task: with the true images.
+    Returns:
+        Mean square error in the hole on the scale from 0 to 1, the variance between
+        the fillings, and the square of their mean's error, without bias.
+    """
+    inside = task.mask.expand_as(task.images)
+    wrong = ((fillings - task.images) / 2)[:, inside].double()
+    error, between = wrong.square().mean().item(), wrong.var(0).mean().item()
+    return {"error": error, "between": between, "shared": error - between}
 
 
 def scored(
