@@ -830,7 +830,7 @@ def convert(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-TOLD = ("schedule", "heads", "depth", "classes", "phi_convs")
+TOLD = "schedule heads depth classes phi_convs blocks attention_levels".split()
 """What ``convert`` asks for where the files of a public checkpoint do not tell."""
 
 
@@ -847,12 +847,10 @@ def public_pair(args: argparse.Namespace) -> Any:
 
     told = {name: getattr(args, name) for name in TOLD}
     try:
-        return from_var(
-            *args.files, mask=args.mask or "causal", strict=not args.lenient, **told
-        )
+        return from_var(*args.files, mask=args.mask, strict=not args.lenient, **told)
     except ValueError as error:
         text = str(error).replace("strict=False", "--lenient")
-        for name in TOLD:
+        for name in ("mask", *TOLD):
             flag = "--" + name.replace("_", "-")
             text = re.sub(rf"\b{name}=(?=\w)", f"{flag} ", text)
             text = re.sub(rf"\b{name}=", flag, text)
@@ -963,12 +961,22 @@ def refuse_other_protocol(args: argparse.Namespace) -> None:
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Time alternatives side by side in one run."""
+    from tqdm.auto import tqdm
+
     from .files import write_json
     from .speed import run_suite, tables
 
     if args.out:
         check_out(args.out, ".json")
-    result = run_suite(args.suite, args.repeats)
+    with tqdm(unit=" parts", disable=quiet(args), leave=False) as bar:
+
+        def watched(title: str, part: Any) -> Any:
+            bar.set_description(title)
+            found = part()
+            bar.update()
+            return found
+
+        result = run_suite(args.suite, args.repeats, watched)
     if args.out:
         write_json(args.out, result)
     return result if args.json else tables(result)
@@ -1953,12 +1961,16 @@ def convert_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--to-var", action="store_true", help="write one from a folder, as new files"
     )
-    p.add_argument("--mask", choices=("causal", "markov"), help="as published: causal")
+    p.add_argument("--mask", choices=MASKS, help="another than that of the file")
     p.add_argument("--schedule", help="sides, if the file does not tell: 1-2-3-4")
     p.add_argument("--heads", type=int, help="if the file does not tell")
     p.add_argument("--depth", type=int, help="blocks, if not one per head")
     p.add_argument("--classes", type=int, help="labels, to be compared with the file")
     p.add_argument("--phi-convs", type=int, help="shared convolutions, if not four")
+    p.add_argument("--blocks", type=int, help="of the tokenizer per level, if not two")
+    p.add_argument(
+        "--attention-levels", type=int, help="how many, if the last level has none: 0"
+    )
     p.add_argument(
         "--lenient", action="store_true", help="drop names that the layout lacks"
     )

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -598,8 +599,20 @@ def flops_part(config: TransformerConfig, shape: TokenizerConfig) -> dict[str, f
     }
 
 
+Keep = Callable[[str, Callable[[], Any]], Any]
+
+
+def measured(_: str, part: Callable[[], Any]) -> Any:
+    """A part of a suite, measured."""
+    return part()
+
+
 def var_suite(
-    repeats: int = 20, name: str = "d16", few: int = 4, batch: int = 1
+    repeats: int = 20,
+    name: str = "d16",
+    few: int = 4,
+    batch: int = 1,
+    keep: Keep = measured,
 ) -> dict[str, Any]:
     """The published size ``name`` with random weights, 256 pixels, guided.
 
@@ -609,32 +622,42 @@ def var_suite(
         few: blocks of the models for the table of wastes, the compiled baseline and
             512 pixels.
         batch: images at a time.
+        keep: called with the name of each part and a function that measures it.
     Returns:
         Seconds, ratios and counts, by part.
     """
     torch.manual_seed(0)
     config, shape = preset(name, mask="causal", schedule=VAR_256), TokenizerConfig()
+    small, slim = (
+        replace(config, depth=min(few, config.depth)),
+        TokenizerConfig(base=32),
+    )
+    part = cache(lambda: Models.of(small, slim, SHORT_256, batch))
+    models = cache(lambda: Models.of(config, shape, SHORT_256, batch))
+    f_hat = torch.zeros(1, shape.code_width, *[shape.schedule.sides[-1]] * 2)
+    timed = {
+        "wastes": lambda: waste_part(part(), repeats),
+        "compiled": lambda: compiled_part(part(), repeats),
+        "large": lambda: large_part(replace(small, schedule=VAR_512), repeats),
+        "sampling": lambda: sampling_part(models(), repeats),
+        "counts": lambda: counts(models()),
+        "bytes moved in bfloat16": lambda: cast_bytes(models()),
+        "decoder, batch of 8": lambda: decode_peaks(models(), f_hat),
+        "training": lambda: training_part(models(), repeats),
+    }
     with one_thread():
-        small = replace(config, depth=min(few, config.depth))
-        part = Models.of(small, TokenizerConfig(base=32), SHORT_256, batch)
-        found = {"wastes": waste_part(part, repeats)}
-        found["compiled"] = compiled_part(part, repeats)
-        found["large"] = large_part(replace(small, schedule=VAR_512), repeats)
-        models = Models.of(config, shape, SHORT_256, batch)
-        found["sampling"] = sampling_part(models, repeats)
-        found["counts"] = counts(models)
-        found["bytes moved in bfloat16"] = cast_bytes(models)
-        f_hat = torch.zeros(1, shape.code_width, *[shape.schedule.sides[-1]] * 2)
-        found["decoder, batch of 8"] = decode_peaks(models, f_hat)
-        found["training"] = training_part(models, repeats)
-    found["memory"] = memory_part(name)
+        found = {title: keep(title, run) for title, run in timed.items()}
+    found["memory"] = keep("memory", lambda: memory_part(name))
     found["GFLOP per image"] = flops_part(config, shape)
     return found
 
 
-def fashion_suite(repeats: int) -> dict[str, Any]:
+def fashion_suite(repeats: int, keep: Keep = measured) -> dict[str, Any]:
     """The shipped pair: Markov against causal, packed against dense.
 
+    Args:
+        repeats: rounds.
+        keep: as in `var_suite`.
     Returns:
         Seconds, ratios and bytes; the numbers of chapter 16.
     """
@@ -642,15 +665,11 @@ def fashion_suite(repeats: int) -> dict[str, Any]:
     markov = ScaleTransformer.from_pretrained("fashion")
     causal = ScaleTransformer.from_pretrained("fashion-causal")
     with one_thread():
-        made = interleave(
-            {
-                "markov": generation(markov, tokenizer, 64, 2.0),
-                "causal": generation(causal, tokenizer, 64, 2.0),
-            },
-            repeats,
-        )
+        models = {"markov": markov, "causal": causal}
+        drawn = {k: generation(m, tokenizer, 64, 2.0) for k, m in models.items()}
+        made = keep("generate_64", lambda: interleave(drawn, repeats))
         steps = {name: training_step(markov, 32, name) for name in ("packed", "dense")}
-        trained = interleave(steps, repeats)
+        trained = keep("train_step_32", lambda: interleave(steps, repeats))
         kept = {name: bytes_kept(step) for name, step in steps.items()}
     return {
         "generate_64": {name: asdict(t) for name, t in made.items()},
@@ -667,29 +686,35 @@ def fashion_suite(repeats: int) -> dict[str, Any]:
     }
 
 
-def var_gpu_suite(repeats: int = 20) -> dict[str, Any]:
+def var_gpu_suite(repeats: int = 20, keep: Keep = measured) -> dict[str, Any]:
     """The same on a GPU: the usual algorithm against ours as a CUDA graph."""
     from .gpu_speed import gpu_suite
 
-    return gpu_suite(repeats)
+    return gpu_suite(repeats, keep=keep)
 
 
-SUITES: dict[str, Callable[[int], dict[str, Any]]] = {
+SUITES: dict[str, Callable[..., dict[str, Any]]] = {
     "fashion": fashion_suite,
     "var": var_suite,
     "var-gpu": var_gpu_suite,
 }
 
 
-def run_suite(name: str, repeats: int = 20) -> dict[str, Any]:
+def run_suite(name: str, repeats: int = 20, keep: Keep = measured) -> dict[str, Any]:
     """Run a named suite of timings; of rounds it gives median and quartiles.
 
+    Args:
+        name: of `SUITES`.
+        repeats: rounds.
+        keep: as in `var_suite`.
     Raises:
-        ValueError: no suite of that name, with the names there are.
+        ValueError: no suite of that name, with the names there are; no rounds.
     """
     if name not in SUITES:
         raise ValueError(f"suite must be one of {list(SUITES)}, got {name!r}")
-    return summary(SUITES[name](repeats))
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    return summary(SUITES[name](repeats, keep=keep))
 
 
 def summary(tree: Any) -> Any:

@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from srdd.attention import dense_mask
 from srdd.checkpoints import (
     BUFFERS,
     KEY_MAP,
-    as_schedule,
     buffer_shapes,
     check_expressible,
     from_var,
@@ -33,7 +33,7 @@ from srdd.checkpoints import (
     transformer_shape,
 )
 from srdd.files import CheckpointError
-from srdd.foreign import form_of, read_file, read_state
+from srdd.foreign import as_schedule, form_of, read_file, read_state
 from srdd.scales import VAR_256, VAR_512, ScaleSchedule
 from srdd.tokenizer import Tokenizer, TokenizerConfig
 from srdd.transformer import ScaleTransformer, TransformerConfig, preset
@@ -115,7 +115,8 @@ def test_names_and_shapes_are_the_published_ones(layout):
             assert mine[key] == [6, 1, 1, shape[3]] and shape[:3] == [1, 1, 6]
         else:
             assert mine[key] == shape, key
-    told = {k: torch.empty(s, device="meta") for k, s in want.items() if k != "lvl_1L"}
+    weights = want.keys() - buffer_shapes(config).keys()
+    told = {k: torch.empty(want[k], device="meta") for k in weights}
     sides = VAR_512 if name == "d36" else VAR_256
     assert transformer_shape(told, "causal", sides) == config
 
@@ -168,6 +169,51 @@ def test_round_trip_is_bit_equal(mask, shared, qk_norm):
         equal(one, other)
 
 
+@pytest.mark.parametrize("mask", ["causal", "markov", "band"])
+def test_the_file_says_which_mask_it_has(mask, tmp_path):
+    model = transformer(mask=mask)
+    states = to_var(tokenizer(), model)
+    bias = states[1]["attn_bias_for_masking"][0, 0]
+    assert torch.equal(bias == 0, dense_mask(SIDES, mask))
+    assert bias[bias != 0].eq(-torch.inf).all()
+    paths = [tmp_path / "vae.pth", tmp_path / "var.pth"]
+    for path, state in zip(paths, states, strict=True):
+        torch.save(state, path)
+    tokens = torch.randn(2, SIDES.length - 1, 8)
+    with torch.no_grad():
+        want = model(tokens, torch.tensor([0, 4]))
+    for found in (from_var(*states)[1], from_var(*paths)[1]):
+        assert found.config.mask == mask
+        with torch.no_grad():
+            assert torch.equal(found(tokens, torch.tensor([0, 4])), want)
+    half = without(states[1], attn_bias_for_masking=bias[None, None].half())
+    assert from_var(states[0], half, mask=mask)[1].config.mask == mask
+    other = "causal" if mask == "markov" else "markov"
+    assert from_var(*states, mask=other)[1].config.mask == other  # to train it on
+    silent = without(states[1], "attn_bias_for_masking")
+    assert from_var(states[0], silent)[1].config.mask == "causal"
+    assert from_var(states[0], silent, mask=mask)[1].config.mask == mask
+
+
+def test_another_pattern_than_a_mask_is_refused(states):
+    codes, weights = states
+    bias = weights["attn_bias_for_masking"]
+    for odd in (torch.zeros_like(bias), bias.mT, bias.nan_to_num(neginf=-9.0), -bias):
+        text = said(codes, without(weights, attn_bias_for_masking=odd))
+        assert "attn_bias_for_masking is no mask of the scales (1, 2, 4)" in text
+        assert "missing" not in text and "of another shape" not in text
+    short = without(weights, attn_bias_for_masking=bias[..., :3, :3])
+    assert "attn_bias_for_masking: got (1, 1, 3, 3), want" in said(codes, short)
+
+
+def test_one_scale_has_one_mask():
+    sides = ScaleSchedule((4,))
+    model = transformer(sides, mask="markov")
+    states = to_var(tokenizer(sides=sides), model)
+    assert from_var(*states)[1].config.mask == "causal"  # the same function
+    assert from_var(*states, mask="markov")[1].config.mask == "markov"
+
+
 @pytest.mark.parametrize("form, convs", [("one", 1), ("shared", 3), ("each", 3)])
 def test_three_forms_of_phi(form, convs):
     given = tokenizer(convs)
@@ -197,6 +243,23 @@ def test_files_and_a_trainers_file(states, pair, tmp_path, suffix):
         equal(one.state_dict(), other.state_dict())
     found = from_var({"trainer": nested}, nested)
     equal(found[1].state_dict(), pair[1].state_dict())
+
+
+@pytest.mark.parametrize("wrap", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_that_all_names_have_are_taken_away(states, pair, tmp_path, wrap):
+    wrapped = [{wrap + k: v for k, v in state.items()} for state in states]
+    paths = [tmp_path / "vae.pth", tmp_path / "var.pth"]
+    for path, state in zip(paths, wrapped, strict=True):
+        torch.save({"state_dict": state, "epoch": 3}, path)
+    for files in (wrapped, paths, [{"state_dict": state} for state in wrapped]):
+        for one, other in zip(from_var(*files), pair, strict=True):
+            equal(one.state_dict(), other.state_dict())
+    nested = {"trainer": {"var_wo_ddp": wrapped[1], "vae_local": states[0]}}
+    equal(from_var(nested, nested)[1].state_dict(), pair[1].state_dict())
+    mixed = without(wrapped[1], f"{wrap}head.bias")
+    mixed |= {"head.bias": states[1]["head.bias"]}
+    text = said(states[0], mixed)
+    assert f"unexpected ({wrap}attn_bias_for_masking" in text and "missing" in text
 
 
 def test_the_given_tensors_are_left_alone(states):
@@ -271,11 +334,33 @@ def test_the_schedule_is_asked_for_and_must_fit(states):
     assert "14 positions" in said(codes, without(weights, lvl_1L=short))
 
 
+def test_a_cut_table_of_positions_is_damage_if_the_file_tells_its_scales(states):
+    codes, weights = states
+    cut = {"pos_1LC": weights["pos_1LC"][:, :20]}
+    for given in (None, SIDES):
+        text = said(codes, without(weights, **cut), schedule=given)
+        assert "(1, 2, 4) has 21 positions in 3 scales, the file 20 in 3" in text
+        assert "damaged; take the published file" in text and "schedule=" not in text
+    few = {"lvl_embed.weight": weights["lvl_embed.weight"][:2]}
+    assert "the file 21 in 2: the file, which" in said(codes, without(weights, **few))
+    text = said(codes, without(weights, "lvl_1L", **cut), schedule=SIDES)
+    assert "or take another file if it is damaged" in text
+
+
+def test_a_bias_of_the_keys_is_refused(states):
+    codes, weights = states
+    key = "blocks.1.attn.zero_k_bias"
+    text = said(codes, without(weights, "head.bias", **{key: torch.ones(128)}))
+    assert f"{key} must be zero: no model here has a bias of the keys" in text
+    assert "1 missing (head.bias)" in text
+
+
 def test_a_published_length_is_offered_as_a_hint():
     shape = LAYOUTS["var_d16_256"]
-    told = {k: torch.empty(s, device="meta") for k, (s, _, _) in shape.items()}
+    names = [k for k, (_, _, kind) in shape.items() if kind != "buffer"]
+    told = {k: torch.empty(shape[k][0], device="meta") for k in names}
     with pytest.raises(CheckpointError, match=r"published \(1, 2, 3, 4, 5, 6, 8"):
-        transformer_shape(without(told, "lvl_1L"))
+        transformer_shape(told)
 
 
 def test_heads_are_asked_for_and_must_fit(states):
@@ -290,10 +375,11 @@ def test_heads_are_asked_for_and_must_fit(states):
     assert from_var(*ruled, heads=2)[1].config.heads == 2
 
 
-@pytest.mark.parametrize("mask", ["full", "band", None])
+@pytest.mark.parametrize("mask", ["full", "", 1, ["causal"]])
 def test_an_unknown_mask_is_refused(states, mask):
-    with pytest.raises(ValueError, match=f"mask must be one of 'causal'.*{mask!r}"):
+    with pytest.raises(ValueError, match=r"mask must be one of \('causal', ") as caught:
         from_var(*states, mask=mask)
+    assert str(caught.value).endswith(f"got {mask!r}")
 
 
 @pytest.mark.parametrize("given", [(1, 2, 4), [1, 2, 4], "1-2-4", "1,2,4", "1, 2, 4"])
@@ -311,11 +397,21 @@ def test_what_is_no_schedule(states, given):
     assert as_schedule(None) is None
 
 
-@pytest.mark.parametrize("name", ["depth", "classes", "phi_convs"])
+@pytest.mark.parametrize(
+    "name", ["heads", "depth", "classes", "phi_convs", "blocks", "attention_levels"]
+)
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "2"])
 def test_given_sizes_are_whole_numbers(states, name, size):
+    if (name, size) == ("attention_levels", 0):
+        pytest.skip("no level may have attention")
     with pytest.raises(ValueError, match=f"{name}= must be a whole number >= 1"):
         from_var(*states, **{name: size})
+
+
+@pytest.mark.parametrize("strict", [None, 0, "no"])
+def test_strict_is_yes_or_no(states, strict):
+    with pytest.raises(ValueError, match="strict must be True or False, got"):
+        from_var(*states, strict=strict)
 
 
 # What is wrong is listed, all of it
@@ -485,13 +581,70 @@ def test_a_lost_convolution_is_missed(states):
     assert "2 missing (quantize.quant_resi.2.bias" in said(lost, weights)
 
 
+@pytest.fixture(scope="module")
+def published():
+    """A pair with the levels of the published tokenizer."""
+    shape = {"multipliers": (1, 1, 2, 2, 4), "blocks": 2, "attention_levels": (4,)}
+    return to_var(tokenizer(**shape), transformer())
+
+
+@pytest.mark.parametrize(
+    "lost, asked",
+    [
+        (r"\.attn\.", "pass attention_levels=0"),
+        (r"encoder.*\.block\.1\.|decoder.*\.block\.2\.", None),
+        (r"encoder.*\.attn\.|decoder.*\.attn\.[12]", None),
+        (r"\.mid\.attn_1", None),
+        (r"(down|up)\.4\.", None),
+        (r"(down|up)\.4\.|down\.3\.downsample", None),
+        (r"encoder.*\.(block|attn)\.1\.|decoder.*\.(block|attn)\.2\.", "pass blocks=1"),
+        (r"\.(block|attn)\.[12]\.", "pass blocks=1"),
+    ],
+)
+def test_what_encoder_and_decoder_have_lost(published, lost, asked):
+    codes, weights = published
+    kept = {k: v for k, v in codes.items() if not re.search(lost, k)}
+    gone = sorted(codes.keys() - kept.keys())
+    text = said(kept, weights)
+    assert asked is None or asked in text
+    if "4" not in lost:  # without a whole level, shapes differ
+        assert f"{len(gone)} missing ({', '.join(gone)})" in text
+
+
+def test_a_tokenizer_of_another_form_is_read_when_the_caller_says_so(states, published):
+    codes, weights = states
+    plain = {k: v for k, v in codes.items() if ".attn." not in k}
+    text = said(plain, weights)
+    assert "level 1, the last of the tokenizer, has no attention" in text
+    assert f"{len(codes) - len(plain)} missing (decoder.up.1.attn.0.norm.bias" in text
+    found, _ = from_var(plain, weights, attention_levels=0)
+    assert found.config.attention_levels == ()
+    assert from_var(codes, weights, attention_levels=1, blocks=1)[0].config.blocks == 1
+    text = said(codes, weights, attention_levels=2)
+    assert "attention_levels is 2, the file has 1: leave it out" in text
+    text = said(codes, weights, blocks=2)
+    assert "missing (decoder.up.0.block.2.conv1.bias" in text
+    slim = r"encoder.*\.(block|attn)\.1\.|decoder.*\.(block|attn)\.2\."
+    kept = {k: v for k, v in published[0].items() if not re.search(slim, k)}
+    assert from_var(kept, published[1], blocks=1)[0].config.blocks == 1
+    pair = tokenizer(attention_levels=()), transformer()
+    again = from_var(*to_var(*pair), attention_levels=0)
+    equal(again[0].state_dict(), pair[0].state_dict())
+    both = to_var(tokenizer(attention_levels=(0, 1)), transformer())
+    lost = {k: v for k, v in both[0].items() if not re.search(r"\.0\.attn", k)}
+    assert from_var(lost, both[1])[0].config.attention_levels == (1,)  # no trace
+    assert "the file has 1: leave" in said(lost, both[1], attention_levels=2)
+
+
 def test_a_number_of_classes_is_compared(states):
     codes, weights = states
     assert from_var(codes, weights, classes=5)[1].config.classes == 5
     short = without(weights, **{"class_emb.weight": weights["class_emb.weight"][:5]})
     text = said(codes, short, classes=5)
-    assert "class_emb.weight: got (5, 128), want (6, 128)" in text
+    assert "classes is 5, the file has 4 (class_emb.weight): leave it out, or" in text
     assert from_var(codes, short)[1].config.classes == 4  # leaves no trace
+    text = said(codes, weights, classes=1000)
+    assert "classes is 1000, the file has 5 (class_emb.weight): leave it out" in text
 
 
 def test_one_wrong_shape_does_not_make_the_others_wrong(states):
@@ -611,9 +764,9 @@ def test_other_networks_are_named(states):
     alien = {"layer.weight": torch.zeros(2, 2)}
     assert "it has layer.weight" in said(codes, alien)
     assert "cannot be told" in said(alien, weights)
-    renamed = {f"module.{k}": v for k, v in weights.items()}
+    renamed = {f"net.{k}": v for k, v in weights.items()}
     text = said(codes, renamed, strict=False)
-    assert "it has module." in text and "take the published file" in text
+    assert "it has net." in text and "take the published file" in text
     flat = without(weights, **{"class_emb.weight": torch.zeros(6)})
     assert "class_emb.weight" in said(codes, flat)
 
@@ -688,6 +841,54 @@ def test_truncated_files_are_damaged(states, tmp_path):
         path = tmp_path / f"cut-{share}.safetensors"
         path.write_bytes(data[: len(data) * share // 10])
         assert "damaged" in said(states[0], path)
+
+
+def test_a_hole_in_a_file_is_found_by_its_checksum(states, pair, tmp_path):
+    path = tmp_path / "whole.pth"
+    torch.save(states[1], path)
+    data = path.read_bytes()
+    bytes_of = states[1]["blocks.0.ffn.fc1.weight"].numpy().tobytes()
+    start = data.index(bytes_of)
+    for size in (4, 4096, len(bytes_of)):
+        hole = tmp_path / f"hole-{size}.pth"
+        hole.write_bytes(data[:start] + bytes(size) + data[start + size :])
+        assert torch.load(hole, weights_only=True).keys() == states[1].keys()
+        text = said(states[0], hole)
+        assert f"{hole} is damaged: its record whole/data/" in text, text
+        assert "fails the checksum; copy it again" in text
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(states[1], path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    equal(from_var(states[0], path)[1].state_dict(), pair[1].state_dict())
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_file_whose_half_did_not_arrive(states, tmp_path, part):
+    path = tmp_path / "part.safetensors"
+    save_file(dict(states[part]), path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    files = list(states)
+    files[part] = path
+    assert "layers with only zeros (" in said(*files)
+
+
+def test_fresh_networks_and_layers_at_zero_have_no_holes(states):
+    torch.manual_seed(0)
+    shape = tokenizer().config, transformer(shared_adaln=True).config
+    fresh = to_var(Tokenizer(shape[0]), ScaleTransformer(shape[1]))
+    from_var(*fresh)
+    gates = r".*(ada_lin\.1|ada_gss|proj|fc2|conv2|proj_out|head|bias)(\.weight)?"
+    still = [
+        {k: v * 0 if re.fullmatch(gates, k) else v for k, v in state.items()}
+        for state in states
+    ]
+    assert sum(bool((v == 0).all()) for v in still[1].values()) > 8
+    from_var(*still)
+    one = without(states[1], **{"blocks.0.ffn.fc1.weight": torch.zeros(512, 128)})
+    from_var(states[0], one)  # one of five: somebody took it out
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -774,6 +975,44 @@ def test_missing_files_are_named(states, tmp_path):
     assert read_state(states[0], "tokenizer").keys() == states[0].keys()
 
 
+class PlainPath(os.PathLike):
+    """A path of another library."""
+
+    def __fspath__(self):
+        return "gone.pth"
+
+
+def test_a_source_is_a_path_or_a_state_dict(states, pair):
+    for bad in (pair[0], None, [1], b"var.pth"):
+        kind = type(bad).__name__
+        with pytest.raises(ValueError, match=rf"tokenizer= must be a .*, got {kind};"):
+            from_var(bad, states[1])
+        with pytest.raises(ValueError, match=rf"transformer= must be .*, got {kind};"):
+            from_var(states[0], bad)
+    with pytest.raises(FileNotFoundError, match=r"no file gone\.pth"):
+        from_var(PlainPath(), states[1])
+
+
+def test_messages_say_which_file(states, tmp_path):
+    codes, weights = states
+    vae, var = tmp_path / "vae.pth", tmp_path / "var.pth"
+    torch.save(without(codes, "quant_conv.bias"), vae)
+    torch.save(without(weights, "lvl_1L"), var)
+    text = said(vae, var)
+    assert f"in the transformer file {var}: the file has no lvl_1L, so" in text
+    assert f"; in the tokenizer file {vae}: the tokenizer does not fit: 1 miss" in text
+    assert str(tmp_path) not in said(*(without(s, "lvl_1L", more=ONE) for s in states))
+    text = said(codes, var)
+    assert text.startswith(f"in the transformer file {var}: ") and "vae" not in text
+    for path in (vae, var):
+        path.write_bytes(b"<html>")
+    text = said(vae, var)
+    assert f"{vae} is a web page" in text and f"; {var} is a web page" in text
+    assert said(vae, vae).count("web page") == 1
+    with pytest.raises(FileNotFoundError, match=r"no file .*a\.pth; no file .*b\.pth"):
+        from_var(tmp_path / "a.pth", str(tmp_path / "b.pth"))
+
+
 # The way back refuses what the layout cannot say
 
 
@@ -786,6 +1025,7 @@ def test_missing_files_are_named(states, tmp_path):
         ({}, {"mask": "markov", "mask_blocks": 1}, "mask_blocks: 1"),
         ({"sides": ScaleSchedule((1, 2, 4), (0, 0, 0))}, {}, "phi"),
         ({"vocab": 48}, {}, "vocab 48"),
+        ({}, {"sides": ScaleSchedule((1, 4))}, "has schedule .*1, 2, 4.* the transf"),
     ],
 )
 def test_what_the_layout_cannot_say(shape, network, text):
@@ -794,9 +1034,12 @@ def test_what_the_layout_cannot_say(shape, network, text):
 
 
 def test_an_unknown_form_of_phi_is_refused(pair):
-    for form in ("one", "none"):
-        with pytest.raises(ValueError, match="phi must be"):
+    for form in ("one", "none", "each"):  # four convolutions for three scales
+        with pytest.raises(ValueError, match=r"phi must be one of \['shared'\], for 4"):
             to_var(*pair, phi=form)
+    few = ScaleSchedule((1, 2, 3, 4, 5))
+    with pytest.raises(ValueError, match="for 4 convolutions and 5 scales, got 'each'"):
+        to_var(tokenizer(sides=few), transformer(few), phi="each")
     check_expressible(pair[0].config, pair[1].config)
 
 

@@ -724,6 +724,8 @@ def test_a_mask_head_is_trained_and_used_by_commands(trained, photos, tmp_path):
         ),
         (("sample", "{model}", "--device", "meta"), "--device meta cannot be used"),
         (("bench", "--suite", "nothing"), "suite"),
+        (("bench", "--suite", "var", "--repeats", "0"), "repeats must be at least 1"),
+        (("bench", "--suite", "var-gpu", "--repeats", "-1"), "repeats must be at"),
         (("convert", "a.pth", "b.pth"), "no file b.pth"),
         (("info", "d17"), "got 'd17'"),
         (("info", "d16", "--batch", "0"), "--batch must be at least 1"),
@@ -1190,7 +1192,8 @@ def public_states(**changes):
     torch.manual_seed(0)
     sides = ScaleSchedule((1, 2, 4))
     codes = Tokenizer(TokenizerConfig(3, 32, (1, 2), 1, (1,), 32, 8, 40, 4, sides))
-    config = TransformerConfig(2, 64, 2, sides, 40, 8, 5, "causal", **changes)
+    changes = {"mask": "causal"} | changes
+    config = TransformerConfig(2, 64, 2, sides, 40, 8, 5, **changes)
     return to_var(codes, ScaleTransformer(config))
 
 
@@ -1219,7 +1222,7 @@ def test_questions_about_a_public_checkpoint_are_in_words_of_the_shell(
     text = told("--heads", "2", "--schedule", "1-2-3")
     assert "14 positions in 3 scales, the file 21" in text and "--schedule" in text
     text = told("--heads", "2", "--schedule", "1-2-4", "--classes", "6")
-    assert "class_emb.weight: got (6, 64), want (7, 64)" in text
+    assert "--classes is 6, the file has 5" in text
     given = ("--schedule", "1-2-4", "--heads", "2", "--classes", "5")
     assert run("convert", *files, *out, *given)["sides"] == [1, 2, 4]
     extra = torch.zeros(1)
@@ -1234,6 +1237,13 @@ def test_questions_about_a_public_checkpoint_are_in_words_of_the_shell(
     lost = [k for k in codes if "qresi_ls.3" in k]
     saved(tmp_path, ({k: v for k, v in codes.items() if k not in lost}, weights))
     assert "pass --phi-convs 3" in told(*given)
+    plain = {k: v for k, v in codes.items() if ".attn." not in k}
+    saved(tmp_path, (plain, weights | {"head.bias": torch.ones(40)}))
+    assert "pass --attention-levels 0" in told(*given)
+    assert run("convert", *files, *out, *given, "--attention-levels", 0)["heads"] == 2
+    assert "--attention-levels is 2, the file has 0" in told(
+        *given, "--attention-levels", "2"
+    )
 
 
 def test_a_published_schedule_is_offered_to_paste(tmp_path, capsys, monkeypatch):
@@ -1270,8 +1280,8 @@ def test_a_public_checkpoint_becomes_a_folder_and_goes_back(tmp_path):
 
     states = public_states()
     files = saved(tmp_path, states)
-    made = run("convert", *files, "--mask", "markov", "--out", tmp_path / "model")
-    assert made["mask"] == "markov" and made["sides"] == [1, 2, 4]
+    made = run("convert", *files, "--mask", "causal", "--out", tmp_path / "model")
+    assert made["mask"] == "causal" and made["sides"] == [1, 2, 4]
     pipe = Pipeline.from_pretrained(tmp_path / "model")
     assert pipe.classes == ("0", "1", "2", "3", "4")
     assert (pipe.sampling.guidance, pipe.sampling.top_k, pipe.sampling.top_p) == (
@@ -1301,6 +1311,20 @@ def test_public_weights_that_lie_there_are_not_replaced(
     assert f"--out {tmp_path} holds {name}" in text and "name another folder" in text
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == b"weights of somebody"
+
+
+def test_a_markovian_model_stays_markovian_there_and_back(tmp_path):
+    files = saved(tmp_path, public_states(mask="markov"))
+    assert run("convert", *files, "--out", tmp_path / "one")["mask"] == "markov"
+    back = run("convert", tmp_path / "one", "--to-var", "--out", tmp_path / "var")
+    made = run("convert", *back["files"], "--out", tmp_path / "two")
+    assert made["mask"] == "markov"
+    for one, two in zip(files, back["files"], strict=True):
+        first, again = (torch.load(path, weights_only=True) for path in (one, two))
+        assert first.keys() == again.keys()
+        assert all(torch.equal(first[k], again[k]) for k in first)
+    other = run("convert", *files, "--mask", "causal", "--out", tmp_path / "three")
+    assert other["mask"] == "causal"
 
 
 def test_info_of_a_preset_needs_no_weights():

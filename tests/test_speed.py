@@ -1,6 +1,7 @@
 """The suite of published size: equal tokens and losses, whatever is left out."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -232,9 +233,9 @@ def test_a_result_can_be_read_on_the_screen(monkeypatch, capsys, tmp_path):
 
     given = models()
 
-    def tiny(repeats):
+    def tiny(repeats, keep):
         return {
-            "sampling": speed.sampling_part(given, repeats),
+            "sampling": keep("drawing", lambda: speed.sampling_part(given, repeats)),
             "wastes": speed.waste_part(given, repeats),
             "counts": speed.counts(given),
             "skipped": {"why": "no compiler"},
@@ -251,12 +252,26 @@ def test_a_result_can_be_read_on_the_screen(monkeypatch, capsys, tmp_path):
     nested = json.loads(capsys.readouterr().out)
     assert nested.keys() == json.loads(out.read_text()).keys()
     assert nested["sampling"]["ratios"]["decoder, usual / ours"]["n"] == 2
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    for words, bar in ((["--json"], False), ([], True)):
+        assert main(["bench", "--suite", "tiny", "--repeats", "1", *words]) == 0
+        assert ("drawing" in capsys.readouterr().err) == bar
 
 
 def test_every_suite_has_a_name():
     assert set(SUITES) == {"fashion", "var", "var-gpu"}
     with pytest.raises(ValueError, match="var"):
         speed.run_suite("nothing")
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        speed.run_suite("var", 0)
+
+
+def test_a_suite_says_what_it_measures_before_it_does():
+    def stop(title, part):
+        raise InterruptedError(title)
+
+    with pytest.raises(InterruptedError, match="wastes"):
+        speed.var_suite(1, keep=stop)
 
 
 def test_the_fashion_suite_reports_ratios_and_bytes(monkeypatch):
