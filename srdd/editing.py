@@ -265,7 +265,7 @@ def first_scales(schedule: ScaleSchedule, scales: int, images: Tensor) -> list[T
     full = partial(torch.full, device=images.device)
     return [full((len(images), n), k < scales) for k, n in enumerate(schedule.counts)]
 
-# %% ../nbs/12_editing.ipynb #super-resolve
+# %% ../nbs/12_editing.ipynb #with-means
 def with_means(images: Tensor, small: Tensor) -> Tensor:
     """Images in [-1, 1] whose blocks have the means that `small` says.
 
@@ -285,7 +285,7 @@ def with_means(images: Tensor, small: Tensor) -> Tensor:
         low, high = low.where(above, shift), shift.where(above, high)
     return (images + F.interpolate(low, size)).clamp(-1, 1)
 
-
+# %% ../nbs/12_editing.ipynb #super-resolve
 def super_resolve(
     model: ScaleTransformer,
     tokenizer: Tokenizer,

@@ -335,3 +335,39 @@ def test_bad_input_is_named_and_the_model_works_afterwards(small, images, hole):
     with pytest.raises(ValueError, match="want at least that of the finest map"):
         known_places(~hole[..., :3, :3], SCHEDULE)
     assert torch.equal(call(images, hole, LABELS).images, before)
+
+
+def test_weights_give_the_chance_of_tokens_that_the_encoder_chooses_on_the_way():
+    """Proposition of chapter 12, with known tokens that depend on what is drawn."""
+    torch.manual_seed(5)
+    schedule = ScaleSchedule((1, 2))
+    tokenizer = Tokenizer(TokenizerConfig(1, 4, (1,), 1, (), 2, 4, 3, 2, schedule))
+    model = ScaleTransformer(TransformerConfig(1, 16, 2, schedule, 3, 4, 3)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.5 * torch.randn_like(weight))
+    f, label, places = torch.randn(1, 4, 2, 2), torch.tensor([1]), [0, 2]
+    quantize, total, tokens = tokenizer.quantize, 0.0, set()
+    with torch.no_grad():
+        empty = torch.zeros(1, 4, 2, 2)
+        start = model.scale_logits(0, empty, label).softmax(-1)[0, 0]
+        for first in range(3):
+            codes = quantize.codes(torch.tensor([[first]]))
+            state = quantize.lift(codes, 0, schedule)
+            law = model.scale_logits(1, state, label).softmax(-1)[0]
+            coded = quantize.coder(f)(1, state)[0]
+            tokens.add(tuple(coded[places].tolist()))
+            total += start[first] * law[places, coded[places]].prod()
+    assert len(tokens) > 1  # they do depend on what is drawn
+    count, made = 20_000, []
+    keep = [torch.zeros(count, n, dtype=torch.bool) for n in (1, 4)]
+    keep[1][:, places] = True
+
+    def noted(*rest):
+        known = quantize.coder(f.expand(count, -1, -1, -1))
+        made.append(Editor(*rest, known=known, keep=keep))
+        return made[-1]
+
+    sample(model, tokenizer, [1] * count, seeds=range(count), sampler=noted)
+    chance = made[0].fit.double().exp()
+    assert abs(chance.mean() - total) < 4 * chance.std() / count**0.5
