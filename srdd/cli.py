@@ -1714,6 +1714,12 @@ def sample_options(p: argparse.ArgumentParser) -> None:
         help="with --device cuda: record a batch once, then launch the record; fused "
         "also compiles small kernels, which takes seconds and is faster",
     )
+    p.add_argument(
+        "--back-to",
+        type=int,
+        metavar="K",
+        help="when all scales are drawn, go back to scale K, from 0, and draw on",
+    )
     drawing_options(p)
 
 
@@ -1722,14 +1728,7 @@ def drawing_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--batch", type=positive, default=64, help="images at a time (64)")
     p.add_argument("--zoom", type=zoom, default=2, help="pixels per pixel (2)")
     p.add_argument("--separate", default=None, metavar="DIR", help="also one file each")
-    each = law_options(p)
-    p.add_argument(
-        "--back-to",
-        type=int,
-        metavar="K",
-        help="when all scales are drawn, go back to scale K, from 0, and draw on",
-    )
-    pass_options(p, each)
+    pass_options(p, law_options(p))
 
 
 def pass_options(p: argparse.ArgumentParser, each: dict[str, Any]) -> None:
