@@ -1160,7 +1160,7 @@ def measure_editing(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": seeds}
 
 
-CANDIDATES = (1, 4, 16)
+CANDIDATES, FILLINGS = (1, 4, 16), 5
 
 
 def measure_editing_candidates(setting: Setting) -> dict[str, Any]:
@@ -1197,7 +1197,7 @@ def measure_editing_rounds(setting: Setting) -> dict[str, Any]:
     images, labels = study.some_of(test).batch(range(1000))
     task = study.Task.of("centre", images, labels)
     reference, pipe = Reference.of(judge, test), pipeline("fashion", setting)
-    seeds, values = [setting.seed + i for i in range(len(EDITING_SEEDS))], {}
+    seeds, values = [setting.seed + i for i in range(FILLINGS)], {}
 
     def measure(way: str) -> dict[str, Any]:
         made = torch.stack([study.filled(pipe, task, way, seed) for seed in seeds])
@@ -1210,11 +1210,8 @@ def measure_editing_rounds(setting: Setting) -> dict[str, Any]:
     return {"values": values, "seeds": seeds}
 
 
-EDITING_SEEDS = tuple(range(5))
-
-
 def measure_editing_masks(setting: Setting) -> dict[str, Any]:
-    """The seven tasks at study size, five trainings of each mask, three rounds."""
+    """The seven tasks at study size, three trainings of each mask, three rounds."""
     from . import editing_study as study
 
     trained, test = study_of(setting), fashion(setting)[1]
@@ -1225,7 +1222,7 @@ def measure_editing_masks(setting: Setting) -> dict[str, Any]:
         task, way = study.Task.of(name, images, labels), "three rounds"
         score = partial(study.measures, judge, reference, task)
         found: dict[str, list[dict[str, float]]] = {}
-        for mask, seed in product(("markov", "causal"), EDITING_SEEDS):
+        for mask, seed in product(("markov", "causal"), SEEDS):
             saved = trained.run(Variant(mask=mask), seed, MARKS)[-1]
             pipe = Pipeline(
                 trained.tokenizer, trained.saved(saved), sampling=STUDY_SAMPLING
@@ -1241,7 +1238,7 @@ def measure_editing_masks(setting: Setting) -> dict[str, Any]:
             values |= over_seeds(f"{name}, {mask}", runs)
         gaps = differences(found["markov"], found["causal"])
         values |= over_seeds(f"{name}, markov minus causal", gaps)
-    return {"values": values, "seeds": list(EDITING_SEEDS)}
+    return {"values": values, "seeds": list(SEEDS)}
 
 
 PHOTOGRAPHS = {
