@@ -731,7 +731,7 @@ CLAIMS = (
         tuple(
             (
                 "fashion-editing",
-                f"{task}, three rounds, Markovian less causal/feature_distance",
+                f"{task}, three rounds, Markovian less causal twin/feature_distance",
                 f"shipped pair, {task}: distance of features, Markovian less causal",
             )
             for task in TASKS
