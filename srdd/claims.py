@@ -737,10 +737,10 @@ CLAIMS = (
             for task in TASKS
         ),
         note="Rule, fixed before the runs: at none of seven tasks a measure is worse beyond "
-        "chance, and at four or more the distance of features is less. Of the study size "
-        "the spread is over three trainings of each mask. Of the shipped pair it is over a "
-        "thousand images, one training each: what another training would do is not in it. "
-        "LPIPS was not measured. Chapter 12.",
+        "chance, and at four or more the distance of features is less, beyond chance. Of "
+        "the study size the spread is over three trainings of each mask. Of the shipped "
+        "pair it is over a thousand images, one training each: what another training would "
+        "do is not in it. LPIPS was not measured. Chapter 12.",
     ),
     Claim("S9", "The gains hold on several datasets.", PAPER),
     Claim(
