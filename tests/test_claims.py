@@ -290,11 +290,11 @@ def test_what_the_note_of_s4_says_is_what_the_records_say():
     gaps = {key: again.values[f"{BARE}/{key}"] for key in JUDGED}
     beyond = {key for key, gap in gaps.items() if abs(gap["mean"]) > margin(gap)}
     assert beyond == {"coverage"} and gaps["coverage"]["mean"] < 0
-    full = again.values[f"{FULL_LIST}/rel_fd"]["mean"]
-    assert worst(again, BARE, "rel_fd") > (EQUAL - 1) * full
+    full = {key: again.values[f"{FULL_LIST}/{key}"]["mean"] for key in JUDGED}
+    much = {key for key in JUDGED if worst(again, BARE, key) > (EQUAL - 1) * full[key]}
+    assert much == {"kid_1000"} and len(again.seeds) == 8
     ours, there = seeds.values[f"{LEVERS}/{PAIRED}"], gaps["rel_fd"]
-    assert ours["mean"] <= ours["sd"] and there["mean"] > there["sd"]
-    assert there["sd"] < ours["sd"] / 2
+    assert ours["mean"] <= ours["sd"] and there["mean"] <= there["sd"]
     costs = [again.values[f"{n}/flops"]["mean"] for n in (CHOSEN, SHORT, FULL_LIST)]
     assert costs[0] < 0.6 * costs[2] and costs[1] > 0.9 * costs[2]
 
@@ -302,18 +302,18 @@ def test_what_the_note_of_s4_says_is_what_the_records_say():
 def test_what_the_note_of_s5_says_is_what_the_records_say():
     gpu, cpu = read_record("schedule-seeds").values, read_record("schedule-quality")
     name = OTHER_SIDES
-    for key, sign in (("rel_fd", 1), ("kid_1000", 1), ("coverage", -1)):
+    for key, sign in (("kid_1000", 1), ("coverage", -1)):
         gap = cpu.values[f"{name}, {LESS}/{key}"]
         assert sign * gap["mean"] > margin(gap)
-    gap = cpu.values[f"{name}, {LESS}/accuracy"]
-    assert -gap["mean"] < margin(gap)
+    for key, sign in (("rel_fd", 1), ("accuracy", -1)):
+        gap = cpu.values[f"{name}, {LESS}/{key}"]
+        assert 0 < sign * gap["mean"] < margin(gap)
     earlier = on_front(name, "flops", "rel_fd", among=", guided")
     assert earlier(read_record("schedules"))
     far = "retokenise 1-8, guided"  # far worse, and on the front too
     assert on_front(far, "flops", "rel_fd", among=", guided")(read_record("schedules"))
     one, full = (gpu[f"{n}/rel_fd"] for n in (name, f"{WHOLE}, guided"))
     assert one["mean"] - full["mean"] < full["sd"]
-    assert cpu.values[f"{name}/rel_fd"]["sd"] < one["sd"]
 
 
 def test_on_cifar_whatever_saves_operations_is_worse_beyond_chance():
