@@ -335,6 +335,7 @@ class Pipeline:
         config = self.config_with(guidance_scale, sampling, preset)
         seeds = seeds_of(generator, count)
         hook = self.step_hook(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        self.check_memory(min(size, count), config, ids)
         parts = [
             make(own, config=config, seeds=seeds[own], callback=hook)
             for own in (slice(at, at + size) for at in range(0, count, size))
@@ -508,6 +509,21 @@ class Pipeline:
         count = check_count(len(labels) * each, self.tokenizer.image_shape)
         return ids and [i for i in ids for _ in range(each)], count
 
+    def check_memory(
+        self, images: int, config: SampleConfig, ids: list[int] | None
+    ) -> None:
+        """Refuse a batch that a CPU cannot hold, and settings that do not fit.
+
+        Raises:
+            ValueError: naming the batch size that fits, or the setting.
+        """
+        check_pair(self.transformer, self.painter, config)
+        if self.device.type == "cpu":
+            plain = config if ids is not None else replace(config, guidance=1.0)
+            shapes = self.transformer.config, self.painter.config
+            size = next(self.transformer.parameters()).element_size()
+            check_batch(images, shapes, plain, size)
+
     def draw(
         self,
         ids: list[int] | None,
@@ -521,12 +537,8 @@ class Pipeline:
             ValueError: on a CPU, more images than its memory can hold.
         """
         networks = self.transformer, self.painter
-        check_pair(*networks, config)
+        self.check_memory(len(seeds), config, ids)
         plain = config if ids is not None else replace(config, guidance=1.0)
-        if self.device.type == "cpu":
-            shapes = self.transformer.config, self.painter.config
-            size = next(self.transformer.parameters()).element_size()
-            check_batch(len(seeds), shapes, plain, size)
         if self.graphs is None or callback is not None or not config.once:
             how = {"config": config, "seeds": seeds, "callback": callback}
             return resample(*networks, ids, **how)

@@ -747,3 +747,12 @@ def test_half_precision_edits_too(photographs):
     made = half.inpaint(images, middle(), labels, output_type="pt")
     assert torch.equal(made.images[..., ~middle()], images[..., ~middle()])
     assert made.images.isfinite().all()
+
+
+def test_an_edit_beyond_the_memory_is_refused_as_a_call_is(shipped, monkeypatch):
+    monkeypatch.setattr("srdd._inputs.machine_memory", lambda: 30_000_000)
+    images, hole = torch.zeros(200, 1, 32, 32), middle()
+    with pytest.raises(ValueError, match="a batch of 200 images needs about"):
+        shipped.inpaint(images, hole, batch_size=200)
+    with pytest.raises(ValueError, match="a batch of 200 images needs about"):
+        shipped(num_images_per_label=200, batch_size=200)
